@@ -1,0 +1,56 @@
+"""`sightline <step> …`: the seven steps of the pipeline and two commands around it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from sightline import __version__
+from sightline.cli import complain, parse_step
+from sightline.config import UserError, nearest_name
+from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS
+
+EXIT_USER_ERROR = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 a defect."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        print(f"sightline {__version__}")
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        nearest = nearest_name(command, list(COMMANDS))
+        hint = f"did you mean {nearest}?" if nearest else "see sightline --help"
+        complain("", UserError(f"unknown command {command!r}, {hint}"))
+        return EXIT_USER_ERROR
+    step = COMMANDS[command]
+    try:
+        uris, config = parse_step(
+            command, step.summary, step.uris_class, step.config_class, arguments[1:]
+        )
+        step.run(uris, config)
+    except UserError as error:
+        complain(command, error)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        complain(command, UserError("stopped from the keyboard; nothing unfinished was published"))
+        return 130
+    return 0
+
+
+def _help() -> str:
+    lines = ["usage: sightline COMMAND --help", "", "The pipeline, in its order:"]
+    lines += [f"  {step.name:<10} {step.summary}" for step in PIPELINE_STEPS]
+    lines += ["", "Around it:"]
+    lines += [f"  {step.name:<10} {step.summary}" for step in OTHER_COMMANDS]
+    lines += ["", "All of them as one pipeline: python -m pipelines run --help"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

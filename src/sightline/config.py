@@ -1,0 +1,135 @@
+"""One declaration per setting; flags, JSON, pipeline defaults and the settings page follow."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticUndefined
+
+
+class UserError(Exception):
+    """Something the user can mend: one clear line, exit code 2, no traceback."""
+
+
+class SettingsError(UserError):
+    """Settings that were refused; the message lists every problem at once."""
+
+
+class StepConfig(BaseModel):
+    """A step's settings: frozen, closed, finite; a field's docstring is its description.
+
+    The defaults are preset `seed`. A preset is a named set of values of the same class,
+    and `presets` is the only place that names them.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"seed": {}}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Build the settings from plain values, which may name a `preset` to start from.
+
+        Args:
+            values: Setting names and values, as JSON gives them; numbers may be strings.
+
+        Raises:
+            SettingsError: If anything is unknown, missing or out of range; all problems at once.
+        """
+        given = dict(values)
+        preset = given.pop("preset", "seed")
+        problems = []
+        if preset not in cls.presets:
+            problems.append(f"preset {preset!r} is unknown, use one of {', '.join(cls.presets)}")
+        try:
+            config = cls.model_validate({**cls.presets.get(preset, {}), **given})
+        except ValidationError as error:
+            problems.extend(_explain(cls, error))
+        if problems:
+            count = f"{len(problems)} setting{'s' if len(problems) > 1 else ''}"
+            raise SettingsError(f"{cls.__name__} rejects {count}: " + "; ".join(problems))
+        return config
+
+    @classmethod
+    def defaults(cls, preset: str = "seed") -> dict[str, Any]:
+        """Return a preset's values as JSON types, without those that are None.
+
+        The KFP compiler fails on a None inside a dict default.
+        """
+        return cls.from_values({"preset": preset}).to_json()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as JSON types, without those that are None."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class StepUris(StepConfig):
+    """A step's addresses: where it reads and where it writes; `s3://…` or a path."""
+
+
+def read_values(text: str) -> dict[str, Any]:
+    """Read `--config`: a JSON object, or the path of a file that holds one.
+
+    Raises:
+        SettingsError: If it is neither.
+    """
+    if text.lstrip().startswith("{"):
+        source, content = "--config", text
+    else:
+        source = text
+        try:
+            content = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"--config needs a JSON object or a readable file, got {text!r}: {error}"
+            ) from None
+    try:
+        values = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{source} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingsError(f"{source} must be a JSON object, got {type(values).__name__}")
+    return values
+
+
+def nearest_name(name: str, known: Sequence[str]) -> str | None:
+    """Return the known name that a misspelt one most likely meant."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def _explain(cls: type[StepConfig], error: ValidationError) -> list[str]:
+    problems = []
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"]) or cls.__name__
+        if problem["type"] == "extra_forbidden":
+            nearest = nearest_name(name, list(cls.model_fields))
+            hint = f"did you mean {nearest}?" if nearest else f"see {cls.__name__} for all names"
+            problems.append(f"{name} is unknown, {hint}")
+        elif problem["type"] == "missing":
+            problems.append(f"{name} is required")
+        elif problem["type"] == "value_error":
+            rule = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {rule}" if problem["loc"] else rule)
+        else:
+            rule = problem["msg"][0].lower() + problem["msg"][1:]
+            problems.append(f"{name}: {rule}, got {problem['input']!r}")
+    return problems
+
+
+def default_of(cls: type[StepConfig], name: str) -> Any:
+    """Return a field's default as JSON shows it, or None if it is required."""
+    default = cls.model_fields[name].default
+    return None if default is PydanticUndefined else default

@@ -1,0 +1,16 @@
+"""Packed data sets: reading images, and the order and randomness they are read with."""
+
+from sightline.data.dataset import PackedDataset, open_dataset
+from sightline.data.randomness import derived_seed
+from sightline.data.samples import SPLITS, Box, Sample
+from sightline.data.shards import write_dataset
+
+__all__ = [
+    "SPLITS",
+    "Box",
+    "PackedDataset",
+    "Sample",
+    "derived_seed",
+    "open_dataset",
+    "write_dataset",
+]

@@ -1,0 +1,98 @@
+"""Encoders on disk: a plain state dict, and beside it what is needed to rebuild the encoder."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sightline.config import UserError
+from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
+from sightline.storage.artifacts import fetch_artifacts, read_json, write_json
+
+BACKBONE_FILE = "simclr_backbone.pth"
+SPEC_FILE = "encoder.json"
+
+# A notebook's nn.Sequential(*list(resnet.children())[:-1]) numbers the children it holds.
+_SEQUENTIAL_NAMES = {
+    "0": "conv1",
+    "1": "bn1",
+    "4": "layer1",
+    "5": "layer2",
+    "6": "layer3",
+    "7": "layer4",
+}
+
+
+def save_encoder(encoder: Encoder, folder: Path) -> None:
+    """Write `simclr_backbone.pth` and `encoder.json` into a folder."""
+    state = {name: tensor.detach().cpu() for name, tensor in encoder.trunk.state_dict().items()}
+    torch.save(state, folder / BACKBONE_FILE)
+    write_json(folder / SPEC_FILE, encoder.spec.to_json())
+
+
+def load_encoder(uri: str, spec: EncoderSpec | None = None) -> Encoder:
+    """Load an encoder that pretraining left, or a notebook's own weights file.
+
+    Args:
+        uri: The address of a finished pretrain step, or the path of a `.pth` file.
+        spec: The encoder a bare `.pth` file belongs to; resnet18 at 224 px if left out.
+
+    Raises:
+        NotFoundError: If nothing has finished there.
+        UserError: If the file is no state dict, or does not fit the encoder.
+    """
+    if uri.endswith(".pth"):
+        weights = Path(uri)
+        if not weights.is_file():
+            raise UserError(f"no weights file at {uri}")
+        spec = spec or EncoderSpec("resnet18", image_size=224)
+    else:
+        folder = fetch_artifacts(uri, [BACKBONE_FILE, SPEC_FILE])
+        weights = folder / BACKBONE_FILE
+        spec = EncoderSpec.from_json(read_json(folder / SPEC_FILE))
+    encoder = build_encoder(spec, seed=0)
+    load_weights(encoder, weights)
+    return encoder
+
+
+def load_weights(encoder: Encoder, path: Path) -> None:
+    """Fill an encoder from a state dict file; every tensor must be there and fit.
+
+    Raises:
+        UserError: If the file is no plain state dict, or names or shapes differ.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a plain state dict that loads safely: {reason}") from None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path} needs a state dict of tensors, got {type(state).__name__}")
+    expected = encoder.trunk.state_dict()
+    renamed = {_own_name(name): tensor for name, tensor in state.items()}
+    given = {name: t for name, t in renamed.items() if not name.startswith("fc.")}
+    missing = sorted(set(expected) - set(given))
+    unknown = sorted(set(given) - set(expected))
+    misfit = sorted(n for n in set(expected) & set(given) if expected[n].shape != given[n].shape)
+    if missing or unknown or misfit:
+        parts = [
+            f"{len(names)} {word} (such as {names[0]})"
+            for names, word in ((missing, "missing"), (unknown, "unknown"), (misfit, "misshapen"))
+            if names
+        ]
+        raise UserError(f"{path} does not fit {encoder.spec.name}: tensors {', '.join(parts)}")
+    encoder.trunk.load_state_dict(given)
+
+
+def _own_name(name: str) -> str:
+    for prefix in ("module.", "encoder.", "backbone."):
+        name = name.removeprefix(prefix)
+    head, _, rest = name.partition(".")
+    if head == "features":
+        number, _, tail = rest.partition(".")
+        return f"{_SEQUENTIAL_NAMES.get(number, number)}.{tail}"
+    return name

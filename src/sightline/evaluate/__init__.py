@@ -1,0 +1,1 @@
+"""What the frozen encoder is worth: kNN and linear evaluation."""

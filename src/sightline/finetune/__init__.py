@@ -1,0 +1,1 @@
+"""Full fine-tuning of the encoder, and the same network from scratch."""

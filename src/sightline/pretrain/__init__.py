@@ -1,0 +1,1 @@
+"""SimCLR: an encoder learned from unlabelled images."""

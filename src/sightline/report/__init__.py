@@ -1,0 +1,1 @@
+"""One page that compares every protocol, and the numbers behind it."""

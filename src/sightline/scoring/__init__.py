@@ -1,0 +1,1 @@
+"""Every number's one definition: scores, intervals and baselines."""

@@ -1,0 +1,84 @@
+"""The step table: names and import paths as strings, so that reading it imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sightline.config import StepConfig, StepUris
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: where its settings, its addresses and its story live."""
+
+    name: str
+    summary: str
+    package: str
+    prefix: str
+    run_module: str = "run"
+
+    @property
+    def config_class(self) -> type[StepConfig]:
+        """The class that declares the step's settings; importing it never imports torch."""
+        return self._load("config", f"{self.prefix}Config")  # type: ignore[no-any-return]
+
+    @property
+    def uris_class(self) -> type[StepUris]:
+        """The class that declares the step's addresses."""
+        return self._load("config", f"{self.prefix}Uris")  # type: ignore[no-any-return]
+
+    @property
+    def run(self) -> Callable[[Any, Any], dict[str, Any]]:
+        """The step itself: `run(uris, config)` does the work and returns its metrics."""
+        return self._load(self.run_module, "run")  # type: ignore[no-any-return]
+
+    def _load(self, module: str, name: str) -> Any:
+        return getattr(importlib.import_module(f"sightline.{self.package}.{module}"), name)
+
+
+def _step(name: str, summary: str) -> Step:
+    return Step(name, summary, name, name.capitalize())
+
+
+PIPELINE_STEPS: tuple[Step, ...] = (
+    _step("prepare", "Check, split by group and pack images, labels and boxes."),
+    _step("pretrain", "Learn an encoder from unlabelled images with SimCLR."),
+    _step("evaluate", "Measure the frozen encoder with kNN and linear evaluation."),
+    _step("finetune", "Train the whole classifier, and the same network from scratch."),
+    _step("detect", "Train YOLOv12 on the encoder, and the same detector from scratch."),
+    _step("report", "Compare all protocols in one self-contained page."),
+    _step("promote", "Move the champion if the challenger is better."),
+)
+OTHER_COMMANDS: tuple[Step, ...] = (
+    Step("demo-data", "Draw head phantoms with lesions, boxes and patients.", "demo", "Demo"),
+    Step(
+        "rollback", "Move the champion back to its predecessor.", "promote", "Rollback", "rollback"
+    ),
+)
+COMMANDS: Mapping[str, Step] = {step.name: step for step in (*PIPELINE_STEPS, *OTHER_COMMANDS)}
+
+
+def run_step(
+    name: str, uris: Mapping[str, Any], settings: Mapping[str, Any], **overrides: Any
+) -> dict[str, Any]:
+    """Run one step from plain values, as a pipeline component hands them over.
+
+    Args:
+        name: A name of the step table.
+        uris: The step's addresses.
+        settings: The step's settings, whole or in part; may name a `preset`.
+        overrides: Settings that a pipeline parameter of its own carries, such as `seed`.
+
+    Returns:
+        What the step wrote to `metrics.json`.
+
+    Raises:
+        SettingsError: If a value is refused, before any work.
+    """
+    step = COMMANDS[name]
+    parsed_uris = step.uris_class.from_values(uris)
+    config = step.config_class.from_values({**settings, **overrides})
+    return step.run(parsed_uris, config)

@@ -1,0 +1,88 @@
+"""The storage protocol: what every step may ask of a folder or a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sightline.config import UserError
+
+
+class NotFoundError(UserError):
+    """An address or a key that holds nothing."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored object: its key below the storage's address, and its size."""
+
+    key: str
+    size_bytes: int
+
+
+class Storage(Protocol):
+    """Objects under one address; keys use `/` and never leave it."""
+
+    uri: str
+
+    def read_bytes(self, key: str, start: int = 0, size_bytes: int | None = None) -> bytes:
+        """Return an object's bytes, or `size_bytes` of them from `start`.
+
+        Raises:
+            NotFoundError: If nothing is stored under the key.
+        """
+        ...
+
+    def write_bytes(self, key: str, content: bytes) -> None:
+        """Store an object whole; a reader sees the old one or the new one, never a part."""
+        ...
+
+    def write_if_unchanged(self, key: str, content: bytes, expected: bytes | None) -> bool:
+        """Store an object only if it still holds `expected` (None: is absent); say whether."""
+        ...
+
+    def upload(self, source: Path, key: str) -> None:
+        """Store a local file whole."""
+        ...
+
+    def download(self, key: str, target: Path) -> None:
+        """Copy an object to a local file, whole or not at all."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every object whose key starts with `prefix`, in the order of the keys."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Say whether an object is stored under the key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; removing what is not there is no error."""
+        ...
+
+
+def open_storage(uri: str) -> Storage:
+    """Open a folder for reading and writing objects below it.
+
+    Args:
+        uri: A path, or `file://` and a path. A folder is created when first written to.
+
+    Raises:
+        UserError: If the address is empty or of a kind this version does not serve.
+    """
+    if not uri:
+        raise UserError("an address is needed, got an empty one: give a folder")
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme != "file":
+        raise UserError(f"cannot open {uri}: give a folder or file://…, got {scheme}://")
+    from sightline.storage.local import LocalStorage
+
+    return LocalStorage(Path(rest if separator else uri))
+
+
+def join_uri(uri: str, *parts: str) -> str:
+    """Return the address of something below `uri`."""
+    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])

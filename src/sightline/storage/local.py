@@ -1,0 +1,120 @@
+"""A folder as storage: written beside, then renamed, so that nobody reads half a file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sightline.config import UserError
+from sightline.storage.base import Entry, NotFoundError
+
+_PARTIAL_PREFIX = ".partial-"
+
+
+class LocalStorage:
+    """Objects as files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser()
+        self.uri = str(self.root)
+
+    def read_bytes(self, key: str, start: int = 0, size_bytes: int | None = None) -> bytes:
+        """Return an object's bytes, or `size_bytes` of them from `start`."""
+        try:
+            with self._path(key).open("rb") as file:
+                file.seek(start)
+                return file.read(-1 if size_bytes is None else size_bytes)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise NotFoundError(f"nothing is stored at {self.root / key}") from None
+        except OSError as error:
+            raise UserError(f"cannot read {self.root / key}: {error.strerror}") from None
+
+    def write_bytes(self, key: str, content: bytes) -> None:
+        """Store an object whole."""
+        with self._replacement(key) as partial:
+            partial.write_bytes(content)
+
+    def write_if_unchanged(self, key: str, content: bytes, expected: bytes | None) -> bool:
+        """Store an object only if it still holds `expected` (None: is absent)."""
+        path = self._path(key)
+        self._make_folder(path.parent)
+        with (path.parent / f".lock-{path.name}").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            present = path.read_bytes() if path.is_file() else None
+            if present != expected:
+                return False
+            self.write_bytes(key, content)
+            return True
+
+    def upload(self, source: Path, key: str) -> None:
+        """Store a local file whole."""
+        with self._replacement(key) as partial:
+            shutil.copyfile(source, partial)
+
+    def download(self, key: str, target: Path) -> None:
+        """Copy an object to a local file."""
+        source = self._path(key)
+        if not source.is_file():
+            raise NotFoundError(f"nothing is stored at {source}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(_PARTIAL_PREFIX + target.name)
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every object whose key starts with `prefix`, in the order of the keys."""
+        found = []
+        for folder, _, names in os.walk(self.root, followlinks=True):
+            for name in names:
+                path = Path(folder, name)
+                key = path.relative_to(self.root).as_posix()
+                hidden = name.startswith((_PARTIAL_PREFIX, ".lock-"))
+                if key.startswith(prefix) and not hidden and path.is_file():
+                    found.append(Entry(key, path.stat().st_size))
+        yield from sorted(found, key=lambda entry: entry.key)
+
+    def exists(self, key: str) -> bool:
+        """Say whether an object is stored under the key."""
+        return self._path(key).is_file()
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if not key or ".." in parts or key.startswith("/"):
+            raise UserError(f"key {key!r} would leave {self.root}")
+        return self.root.joinpath(*parts)
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write below {folder}: {error.strerror}") from None
+
+    @contextmanager
+    def _replacement(self, key: str) -> Iterator[Path]:
+        path = self._path(key)
+        self._make_folder(path.parent)
+        try:
+            descriptor, name = tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=path.parent)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        os.close(descriptor)
+        partial = Path(name)
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.chmod(0o644)
+            partial.replace(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        finally:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""Progress for people: a moving line on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_LOG_SECONDS = 10.0
+
+
+def announce(step: str, text: str) -> None:
+    """Print one line of a step's story."""
+    print(f"{step}: {text}", flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as people say it: `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Yield items and show how far it is and how long it still takes.
+
+    Args:
+        items: What to go through.
+        label: What is being done, such as `prepare: reading images`.
+        total: How many items there are, where `items` does not know.
+    """
+    count = total if total is not None else len(items) if isinstance(items, Sized) else None
+    on_terminal = sys.stderr.isatty()
+    start = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= (0.2 if on_terminal else _LOG_SECONDS):
+            last = now
+            _show(label, done, count, now - start, on_terminal)
+    if on_terminal and last != start:
+        print(f"\r\x1b[K{label}: {done} in {format_duration(last - start)}", file=sys.stderr)
+
+
+def _show(label: str, done: int, count: int | None, seconds: float, on_terminal: bool) -> None:
+    if count:
+        left = format_duration(seconds / done * (count - done))
+        text = f"{label}: {done}/{count}, about {left} left"
+    else:
+        text = f"{label}: {done}"
+    start, end = ("\r\x1b[K", "") if on_terminal else ("", "\n")
+    print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
