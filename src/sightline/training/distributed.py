@@ -1,0 +1,117 @@
+"""Several processes that train one network; the only place that knows torch.distributed.
+
+Without a process group everything here answers as rank 0 of 1 and changes nothing, so a
+training loop is written once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+_TIMEOUT = timedelta(minutes=10)
+
+
+def started_by_torchrun() -> bool:
+    """Say whether this process is one of several that torchrun started."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started, for as long as the block runs.
+
+    All processes leave together when the block ends well. One that raises leaves at once, and
+    torchrun stops the others.
+    """
+    if not started_by_torchrun() or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number among them, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Say whether this process prints and publishes; exactly one does."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """Join every process's tensor, in the order of the ranks, with the exact gradient.
+
+    Args:
+        tensor: Shape (n, …), equal on every process.
+
+    Returns:
+        Shape (world_size · n, …). Its gradient reaches the process that each part came from,
+        summed over what all processes computed with it.
+    """
+    return _AllGather.apply(tensor) if world_size() > 1 else tensor
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes; without a gradient."""
+    if world_size() == 1:
+        return tensor.detach()
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes; without a gradient."""
+    return all_reduce_sum(tensor) / world_size()
+
+
+def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
+    """Let the processes average the network's gradients; alone, return the network itself."""
+    if world_size() == 1:
+        return network
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=device_ids)
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        context.size = len(tensor)
+        parts = [torch.empty_like(tensor) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        # Each process used this part in its own loss; all of those gradients belong to it.
+        total = all_reduce_sum(gradients[0].contiguous())
+        start = rank() * context.size
+        return total[start : start + context.size]
