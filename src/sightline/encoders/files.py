@@ -65,6 +65,22 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     Raises:
         UserError: If the file is no plain state dict, or names or shapes differ.
     """
+    state = read_state_dict(path)
+    expected = encoder.trunk.state_dict()
+    renamed = {_own_name(name): tensor for name, tensor in state.items()}
+    given = {name: t for name, t in renamed.items() if not name.startswith("fc.")}
+    misfit = explain_misfit(expected, given)
+    if misfit:
+        raise UserError(f"{path} does not fit {encoder.spec.name}: tensors {misfit}")
+    encoder.trunk.load_state_dict(given)
+
+
+def read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    """Read a file of tensors by name; nothing in it is executed.
+
+    Raises:
+        UserError: If it is anything else than a plain state dict.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -72,20 +88,19 @@ def load_weights(encoder: Encoder, path: Path) -> None:
         raise UserError(f"{path} is not a plain state dict that loads safely: {reason}") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} needs a state dict of tensors, got {type(state).__name__}")
-    expected = encoder.trunk.state_dict()
-    renamed = {_own_name(name): tensor for name, tensor in state.items()}
-    given = {name: t for name, t in renamed.items() if not name.startswith("fc.")}
+    return state
+
+
+def explain_misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Say which tensors are missing, unknown or misshapen; empty if all fit."""
     missing = sorted(set(expected) - set(given))
     unknown = sorted(set(given) - set(expected))
     misfit = sorted(n for n in set(expected) & set(given) if expected[n].shape != given[n].shape)
-    if missing or unknown or misfit:
-        parts = [
-            f"{len(names)} {word} (such as {names[0]})"
-            for names, word in ((missing, "missing"), (unknown, "unknown"), (misfit, "misshapen"))
-            if names
-        ]
-        raise UserError(f"{path} does not fit {encoder.spec.name}: tensors {', '.join(parts)}")
-    encoder.trunk.load_state_dict(given)
+    return ", ".join(
+        f"{len(names)} {word} (such as {names[0]})"
+        for names, word in ((missing, "missing"), (unknown, "unknown"), (misfit, "misshapen"))
+        if names
+    )
 
 
 def _own_name(name: str) -> str:
