@@ -1,0 +1,237 @@
+"""Settings and addresses of pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sightline.config import StepConfig, StepUris
+from sightline.encoders.names import IMAGENET_MEAN, IMAGENET_STD, EncoderName
+from sightline.training.names import OptimizerName, Precision
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0, le=10)]
+
+
+class PretrainUris(StepUris):
+    """Where pretraining reads and writes."""
+
+    dataset_uri: str = ""
+    """Data set version that prepare packed; only its train split is read. Empty: no images were
+    given, and the step publishes that it was skipped."""
+
+    out_uri: str
+    """Folder that receives the encoder, its curves and its metrics; must hold no result yet."""
+
+
+class PretrainConfig(StepConfig):
+    """SimCLR (Chen et al. 2020): two views of an image agree, views of other images do not."""
+
+    encoder: EncoderName = "resnet18"
+    """Network f that is learned, from random initialisation: a torchvision ResNet without its last
+    layer, or the backbone of a YOLOv12 detector (needs sightline[detect])."""
+
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    """Side of a view in pixels."""
+
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Smallest share of an image's area that a random resized crop keeps."""
+
+    crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Largest share of an image's area that a random resized crop keeps."""
+
+    flip_probability: Share = 0.5
+    """Probability that a view is mirrored left to right."""
+
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest angle in degrees, either way, by which an image is turned before the crop; corners
+    become black."""
+
+    jitter_brightness: Strength = 0.8
+    """Brightness is multiplied by a factor from 1 - this to 1 + this, at least 0."""
+
+    jitter_contrast: Strength = 0.8
+    """Contrast is multiplied by a factor from 1 - this to 1 + this, at least 0."""
+
+    jitter_saturation: Strength = 0.8
+    """Saturation is multiplied by a factor from 1 - this to 1 + this, at least 0; it changes
+    nothing on gray images and costs time."""
+
+    jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    """Hue is turned by up to this share of the colour circle; it changes nothing on gray images
+    and costs time."""
+
+    jitter_probability: Share = 1.0
+    """Probability that a view's brightness, contrast, saturation and hue are changed at all."""
+
+    grayscale_probability: Share = 0.2
+    """Probability that a view loses its colours."""
+
+    blur_kernel_px: Annotated[int, Field(ge=1, le=255)] = 23
+    """Side of the Gaussian blur's kernel in pixels; odd, at most twice image_size - 1."""
+
+    blur_sigma_min: Annotated[float, Field(gt=0)] = 0.1
+    """Smallest standard deviation of the blur in pixels."""
+
+    blur_sigma_max: Annotated[float, Field(gt=0)] = 2.0
+    """Largest standard deviation of the blur in pixels."""
+
+    blur_probability: Share = 1.0
+    """Probability that a view is blurred."""
+
+    normalize: Literal["imagenet", "none", "custom"] = "imagenet"
+    """Scale of the encoder's input: ImageNet's mean and standard deviation, none (0..1), or
+    normalize_mean and normalize_std. The encoder carries it, so later steps apply the same."""
+
+    normalize_mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of red, green and blue on the scale 0..1; used where normalize is custom."""
+
+    normalize_std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of red, green and blue on the scale 0..1, each above 0; used where
+    normalize is custom."""
+
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.07
+    """Divisor of the cosine similarities in NT-Xent: the lower, the more the negatives that are
+    most similar to an image count."""
+
+    exclude_group_negatives: bool = False
+    """Leave images of one group (a patient) out of each other's negatives."""
+
+    projection_hidden: Annotated[int, Field(ge=1)] = 512
+    """Width of the hidden layers of the projection head g."""
+
+    projection_out: Annotated[int, Field(ge=2)] = 128
+    """Number of values in a projection z."""
+
+    projection_layers: Annotated[int, Field(ge=1, le=8)] = 2
+    """Linear layers of the projection head, with a ReLU between them."""
+
+    projection_batch_norm: bool = False
+    """Put a BatchNorm behind each linear layer of the head, in place of its bias."""
+
+    optimizer: OptimizerName = "adam"
+    """How weights follow the gradient. adam adds the weight decay to the gradient (L2); lars is
+    the paper's."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Highest learning rate, at the start of the cosine; it is not scaled by the batch."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Share of each weight that is added to its gradient."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share of the last step that is kept; used by sgd and lars."""
+
+    global_batch_size: Annotated[int, Field(ge=2)] = 32
+    """Images of one step over all workers; each image meets twice as many, less two, negatives.
+    It is divided among the workers, so it must be a multiple of them."""
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    """Times each image is seen, as two views."""
+
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs in which the learning rate rises in equal steps before the cosine to 0 starts."""
+
+    precision: Precision = "float32"
+    """Arithmetic of the forward pass. bfloat16 is used only where the processor has it natively,
+    else float32; the loss is always computed in float32."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share each batch on this machine (one GPU each where there are GPUs). The
+    loss and its gradient span the whole batch; BatchNorm sees each worker's share."""
+
+    loader_processes: Annotated[int, Field(ge=-1, le=256)] = -1
+    """Processes that draw views for each worker. 0 draws them in the worker itself; -1 chooses: 0
+    without a GPU, where the network uses all cores, else the machine's cores per worker."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the initial weights, the order of the images and every view."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "seed": {},
+        # The paper's appendix B.1: 0.075 * sqrt(batch) suits batches below 4096.
+        "paper": {
+            "crop_scale_min": 0.08,
+            "jitter_probability": 0.8,
+            "blur_probability": 0.5,
+            "normalize": "none",
+            "temperature": 0.1,
+            "projection_batch_norm": True,
+            "optimizer": "lars",
+            "learning_rate": 1.2,
+            "weight_decay": 1e-6,
+            "global_batch_size": 256,
+            "warmup_epochs": 10,
+        },
+        # Gray images carry no hue or saturation; a tumour must stay in most crops.
+        "mri": {
+            "image_size": 96,
+            "crop_scale_min": 0.3,
+            "rotation_degrees": 15.0,
+            "jitter_brightness": 0.4,
+            "jitter_contrast": 0.4,
+            "jitter_saturation": 0.0,
+            "jitter_hue": 0.0,
+            "grayscale_probability": 0.0,
+            "blur_kernel_px": 9,
+            "blur_sigma_max": 1.0,
+            "blur_probability": 0.5,
+            "temperature": 0.2,
+            "learning_rate": 5e-4,
+            "global_batch_size": 128,
+            "epochs": 20,
+            "precision": "bfloat16",
+        },
+        "demo": {
+            "image_size": 64,
+            "crop_scale_min": 0.3,
+            "rotation_degrees": 15.0,
+            "jitter_brightness": 0.4,
+            "jitter_contrast": 0.4,
+            "jitter_saturation": 0.0,
+            "jitter_hue": 0.0,
+            "grayscale_probability": 0.0,
+            "blur_kernel_px": 7,
+            "blur_sigma_max": 1.0,
+            "blur_probability": 0.5,
+            "temperature": 0.2,
+            "global_batch_size": 64,
+            "epochs": 12,
+            "precision": "bfloat16",
+        },
+    }
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """The mean that `normalize` stands for."""
+        named = {"imagenet": IMAGENET_MEAN, "none": (0.0, 0.0, 0.0)}
+        return named.get(self.normalize, self.normalize_mean)
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """The standard deviation that `normalize` stands for."""
+        named = {"imagenet": IMAGENET_STD, "none": (1.0, 1.0, 1.0)}
+        return named.get(self.normalize, self.normalize_std)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        rules = {
+            f"blur_kernel_px must be odd, got {self.blur_kernel_px}": self.blur_kernel_px % 2 == 1,
+            f"blur_kernel_px must be below twice image_size, got {self.blur_kernel_px} and "
+            f"{self.image_size}": self.blur_kernel_px < 2 * self.image_size,
+            f"blur_sigma_min must not exceed blur_sigma_max, got {self.blur_sigma_min} and "
+            f"{self.blur_sigma_max}": self.blur_sigma_min <= self.blur_sigma_max,
+            f"crop_scale_min must not exceed crop_scale_max, got {self.crop_scale_min} and "
+            f"{self.crop_scale_max}": self.crop_scale_min <= self.crop_scale_max,
+            f"warmup_epochs must be fewer than epochs, got {self.warmup_epochs} and "
+            f"{self.epochs}": self.warmup_epochs < self.epochs,
+            f"global_batch_size must be a multiple of workers, got {self.global_batch_size} and "
+            f"{self.workers}": self.global_batch_size % self.workers == 0,
+            f"normalize_std must be above 0, got {self.normalize_std}": min(self.normalize_std) > 0,
+        }
+        broken = [text for text, holds in rules.items() if not holds]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self

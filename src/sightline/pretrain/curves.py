@@ -1,0 +1,61 @@
+"""The history of a pretraining as a table and as a picture."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sightline.pretrain.train import EpochRecord
+
+_LINE, _QUIET = "#2f6fb0", "#6b7280"
+
+
+def write_history(history: Sequence[EpochRecord], path: Path) -> None:
+    """Write one line an epoch: epoch, loss (nats), learning_rate, images_per_second, seconds."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)])
+        writer.writeheader()
+        writer.writerows(asdict(record) for record in history)
+
+
+def draw_curves(history: Sequence[EpochRecord], chance_loss: float, path: Path) -> None:
+    """Draw loss and learning rate over the epochs, and the loss of a batch without signal."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [record.epoch for record in history]
+    marker = "o" if len(epochs) < 30 else ""
+    panels = (
+        ("NT-Xent loss, nats", [record.loss for record in history]),
+        ("Learning rate", [record.learning_rate for record in history]),
+    )
+    for place, (title, values) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, 2, place)
+        axes.plot(epochs, values, color=_LINE, linewidth=1.8, marker=marker, markersize=3.5)
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xlabel("Epoch", color=_QUIET)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+        axes.tick_params(colors=_QUIET, length=0)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color("#d1d5db")
+    loss_axes = figure.axes[0]
+    loss_axes.axhline(chance_loss, color=_QUIET, linewidth=1, linestyle="--")
+    negatives = f"no signal: ln {round(math.exp(chance_loss))} = {chance_loss:.2f}"
+    loss_axes.annotate(
+        negatives,
+        (epochs[-1], chance_loss),
+        textcoords="offset points",
+        xytext=(0, -11),
+        ha="right",
+        color=_QUIET,
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,218 @@
+"""The training loop of SimCLR."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sightline.config import UserError
+from sightline.data import derived_seed
+from sightline.encoders import Encoder, EncoderSpec, build_encoder
+from sightline.pretrain.batches import Batch, load_batches
+from sightline.pretrain.config import PretrainConfig
+from sightline.pretrain.head import ProjectionHead
+from sightline.pretrain.loss import nt_xent_loss
+from sightline.telemetry import announce, format_duration, track
+from sightline.training import distributed
+from sightline.training.devices import autocast, pick_device
+from sightline.training.optimizers import build_optimizer
+from sightline.training.schedules import cosine_learning_rate
+
+_TIMED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of `history.csv`."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+
+
+class Pretrained(NamedTuple):
+    """What pretraining leaves in memory."""
+
+    encoder: Encoder
+    history: list[EpochRecord]
+    first_loss: float
+    """Loss of the very first step in nats, before anything was learned."""
+    embedding_std: float
+    """Spread of the last projections: 1 in all directions alike, 0 collapsed to one point."""
+
+
+class ContrastiveNetwork(nn.Module):
+    """The encoder f and the projection head g that both views go through."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        spec = EncoderSpec(config.encoder, config.image_size, config.mean, config.std)
+        self.encoder = build_encoder(spec, config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derived_seed(config.seed, "projection head"))
+            self.projection_head = ProjectionHead(
+                self.encoder.width,
+                config.projection_hidden,
+                config.projection_out,
+                config.projection_layers,
+                config.projection_batch_norm,
+            )
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Return projections (N, projection_out) of views (N, 3, H, W) in 0..1."""
+        return cast(Tensor, self.projection_head(self.encoder(views)))
+
+
+def pretrain(
+    images: Sequence[NDArray[np.uint8]],
+    config: PretrainConfig,
+    groups: Sequence[str] = (),
+) -> Pretrained:
+    """Learn an encoder from unlabelled images (SimCLR, Chen et al. 2020, arXiv:2002.05709).
+
+    Prints a line an epoch. Under torchrun the processes share every batch: the loss spans all
+    of it, BatchNorm normalises each process's share (both views together) on its own.
+
+    Args:
+        images: Pixels, each (height, width, 3), RGB, 0..255, of any size.
+        config: The settings; `PretrainConfig()` is preset `seed`.
+        groups: Each image's group; needed where `exclude_group_negatives` is on.
+
+    Returns:
+        The encoder on the CPU in eval mode, and the history; the projection head is thrown away.
+
+    Raises:
+        UserError: If there are fewer images than a batch, or the loss is no longer a number.
+    """
+    if len(images) < config.global_batch_size:
+        raise UserError(
+            f"one batch needs {config.global_batch_size} images, got {len(images)}: add images "
+            f"to the train split, or set global_batch_size to {len(images)} or less"
+        )
+    device = pick_device()
+    network = ContrastiveNetwork(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = distributed.data_parallel(network, device)
+    optimizer = build_optimizer(
+        config.optimizer, network, config.learning_rate, config.weight_decay, config.momentum
+    )
+    numbers = _group_numbers(groups, config, device)
+    batches, steps_per_epoch = load_batches(images, config, device)
+    clock = _Clock(config, steps_per_epoch)
+    history: list[EpochRecord] = []
+    first_loss = math.nan
+    projections = torch.empty(0)
+    network.train()
+    for epoch in range(1, config.epochs + 1):
+        rate = cosine_learning_rate(
+            epoch - 1, config.epochs, config.learning_rate, config.warmup_epochs
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        start = time.monotonic()
+        total = torch.zeros((), dtype=torch.float64)
+        for step, batch in enumerate(_epoch_of(batches, epoch, steps_per_epoch), start=1):
+            first, second, places = (part.to(device, non_blocking=True) for part in batch)
+            views = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
+            with autocast(device, config.precision):
+                projections = trained(views)
+            own_groups = None if numbers is None else numbers[places]
+            first, second = projections.chunk(2)
+            loss = nt_xent_loss(first, second, config.temperature, own_groups)
+            value = distributed.all_reduce_mean(loss).item()
+            _require_finite(value, epoch, step, config)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += value
+            first_loss = value if math.isnan(first_loss) else first_loss
+            clock.step_done()
+        seconds = time.monotonic() - start
+        speed = steps_per_epoch * config.global_batch_size / max(seconds, 1e-9)
+        record = EpochRecord(epoch, (total / steps_per_epoch).item(), rate, speed, seconds)
+        history.append(record)
+        clock.epoch_done(record)
+    encoder = network.encoder.cpu().to(memory_format=torch.contiguous_format).eval()
+    _require_finite_weights(encoder, config)
+    return Pretrained(encoder, history, first_loss, _spread(projections))
+
+
+def _epoch_of(batches: Iterator[Batch], epoch: int, steps: int) -> Iterator[Batch]:
+    part = itertools.islice(batches, steps)
+    return track(part, f"pretrain: epoch {epoch}", steps) if distributed.is_main() else part
+
+
+def _group_numbers(
+    groups: Sequence[str], config: PretrainConfig, device: torch.device
+) -> Tensor | None:
+    if not config.exclude_group_negatives:
+        return None
+    if not groups:
+        raise UserError("exclude_group_negatives needs each image's group, got none")
+    numbers = {name: number for number, name in enumerate(sorted(set(groups)))}
+    return torch.tensor([numbers[name] for name in groups], device=device)
+
+
+def _require_finite(loss: float, epoch: int, step: int, config: PretrainConfig) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss became {loss} in step {step} of epoch {epoch}, so nothing was published: "
+            f"lower learning_rate (it is {config.learning_rate:g}), raise warmup_epochs or "
+            f"temperature, or use precision float32"
+        )
+
+
+def _require_finite_weights(encoder: Encoder, config: PretrainConfig) -> None:
+    for name, tensor in encoder.trunk.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"{name} is no longer finite after the last step, so nothing was published: "
+                f"lower learning_rate (it is {config.learning_rate:g})"
+            )
+
+
+def _spread(projections: Tensor) -> float:
+    everyones = F.normalize(distributed.all_gather(projections.detach()).float(), dim=1)
+    return (everyones.std(dim=0).mean() * math.sqrt(everyones.shape[1])).item()
+
+
+class _Clock:
+    """Tells the person who waits how long it takes: once after a few steps, then each epoch."""
+
+    def __init__(self, config: PretrainConfig, steps_per_epoch: int) -> None:
+        self._epochs = config.epochs
+        self._steps = config.epochs * steps_per_epoch
+        self._timed = min(_TIMED_STEPS, self._steps)
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def step_done(self) -> None:
+        self._done += 1
+        before, self._last = self._last, time.monotonic()
+        # The first step also starts threads and memory pools, so the last one counts.
+        if self._done == self._timed and distributed.is_main():
+            whole = (self._last - before) * self._steps
+            announce("pretrain", f"{self._steps} steps, about {format_duration(whole)} in all")
+
+    def epoch_done(self, record: EpochRecord) -> None:
+        if not distributed.is_main():
+            return
+        spent = time.monotonic() - self._start
+        left = spent / record.epoch * (self._epochs - record.epoch)
+        announce(
+            "pretrain",
+            f"epoch {record.epoch}/{self._epochs}  loss {record.loss:.3f}  "
+            f"lr {record.learning_rate:.2e}  {record.images_per_second:.0f} images/s  "
+            f"{format_duration(left)} left",
+        )
