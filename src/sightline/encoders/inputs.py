@@ -32,5 +32,5 @@ def resize_images(images: Sequence[NDArray[np.uint8]], size: int) -> Tensor:
 
 
 def to_unit_range(pixels: Tensor, device: torch.device) -> Tensor:
-    """Bring uint8 pixels onto a device, then to 0..1: one byte a value crosses the bus, not four."""
+    """Bring uint8 pixels onto a device, then to 0..1: bytes cross the bus, not floats."""
     return pixels.to(device, non_blocking=True).float() / 255

@@ -44,7 +44,7 @@ def write_predictions(
     """
     scores = np.asarray(probabilities)
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*_FIRST_COLUMNS, *(f"p_{name}" for name in classes)])
         for sample, row in zip(samples, scores, strict=True):
             # 17 digits bring back the very same float64, so ranks and ties survive.
