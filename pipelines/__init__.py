@@ -1,0 +1,1 @@
+"""The pipeline, and the commands that compile it and run it."""

@@ -1,0 +1,55 @@
+# Every target in one line: make help
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo-out
+
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.SILENT:
+.PHONY: help setup demo test check pipelines docs constraints clean
+
+help: ## Show this list
+	awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make the environment in .venv (2 to 5 minutes, once)
+
+$(READY): pyproject.toml constraints.txt
+	echo "setup: installing into $(VENV), 2 to 5 minutes"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"setup: Python 3.11 or later is needed, got {sys.version.split()[0]}: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[detect,pipelines,dev]"
+	touch $@
+
+demo: $(READY) ## Draw a data set and run the whole pipeline on it (under 5 minutes on 2 cores)
+	$(RUN) -m sightline demo-data --out-uri $(DEMO)/data
+	$(RUN) -m pipelines run --preset demo --out $(DEMO) \
+	  --images $(DEMO)/data/images --labels $(DEMO)/data/labels --boxes $(DEMO)/data/boxes --table $(DEMO)/data/table.csv
+
+test: $(READY) ## Run every test
+	$(RUN) -m pytest
+
+check: $(READY) ## Check formatting, style, types and the direction of imports
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+pipelines: $(READY) ## Compile the pipeline to build/simclr_to_yolo.yaml
+	$(RUN) -m pipelines compile
+
+docs: $(READY) ## Write docs/settings.md from the settings classes
+	$(RUN) -m pipelines.settings_page > docs/settings.md
+
+constraints: ## Resolve constraints.txt anew from pyproject.toml
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check -e ".[detect,pipelines,dev]"
+	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/constraints
+
+clean: ## Remove what was built, but neither .venv nor results
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

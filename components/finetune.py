@@ -1,0 +1,24 @@
+"""Step `finetune` as a KFP component."""
+
+from kfp import dsl
+
+from components import images
+
+
+@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+def finetune(
+    run: str,
+    encoder_uri: str,
+    dataset_uri: str,
+    seed: int,
+    settings: dict,
+    metrics: dsl.Output[dsl.Metrics],
+    finetuned: dsl.Output[dsl.ClassificationMetrics],
+) -> str:
+    """Train the whole classifier, and the same network from scratch."""
+    from sightline.pipeline_step import run_pipeline_step
+
+    uris = {"encoder_uri": encoder_uri, "dataset_uri": dataset_uri}
+    step = run_pipeline_step("finetune", run, uris, settings, {"seed": seed})
+    step.show(metrics=metrics, classification={"finetuned": finetuned})
+    return step.uri

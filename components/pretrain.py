@@ -1,0 +1,23 @@
+"""Step `pretrain` as a KFP component."""
+
+from kfp import dsl
+
+from components import images
+
+
+@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+def pretrain(
+    run: str,
+    dataset_uri: str,
+    seed: int,
+    workers: int,
+    settings: dict,
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Learn an encoder from unlabelled images with SimCLR."""
+    from sightline.pipeline_step import run_pipeline_step
+
+    own = {"seed": seed, "workers": workers}
+    step = run_pipeline_step("pretrain", run, {"dataset_uri": dataset_uri}, settings, own)
+    step.show(metrics=metrics)
+    return step.uri

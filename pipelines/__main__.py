@@ -1,0 +1,155 @@
+"""`python -m pipelines compile | run`: one pipeline, on this machine or as YAML for a cluster."""
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipelines.parameters import OWN_PARAMETERS
+from pipelines.plan import Plan, make_plan, read_assignments
+from sightline.config import SettingsError, UserError, nearest_name, read_values
+from sightline.telemetry import format_duration
+
+USER_ERROR, DEFECT, INTERRUPTED = 2, 1, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            known = [option for action in self._actions for option in action.option_strings]
+            nearest = nearest_name(unknown.split("=")[0].split()[0], known)
+            message = f"{unknown} is unknown, " + (
+                f"did you mean {nearest}?" if nearest else "see --help"
+            )
+        raise SettingsError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 a defect."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {"compile": _compile, "run": _run}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    try:
+        if arguments[0] not in commands:
+            nearest = nearest_name(arguments[0], list(commands))
+            hint = f"did you mean {nearest}?" if nearest else "see --help"
+            raise UserError(f"unknown command {arguments[0]!r}, {hint}")
+        return commands[arguments[0]](arguments[1:])
+    except UserError as error:
+        print(f"pipelines: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("pipelines: stopped from the keyboard; finished steps stay", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _compile(argv: Sequence[str]) -> int:
+    parser = _Parser(prog="python -m pipelines compile", allow_abbrev=False)
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        default="build/simclr_to_yolo.yaml",
+        help="where the YAML goes [%(default)s]",
+    )
+    target = Path(_parse(parser, argv).out)
+    from pipelines.compile import compile_pipeline
+
+    try:
+        compile_pipeline(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from None
+    print(f"{target}: upload it in KFP's UI, or run it here with python -m pipelines run")
+    return 0
+
+
+def _run(argv: Sequence[str]) -> int:
+    plan = _plan(_parse(_run_parser(), argv))
+    print(plan.describe(), flush=True)
+    from pipelines.local_run import StepFailedError, run_locally
+    from pipelines.outcome import describe_outcome
+
+    start = time.monotonic()
+    try:
+        run_locally(plan)
+    except StepFailedError as error:
+        took = format_duration(time.monotonic() - start)
+        print(f"pipelines: {error} (after {took}; finished steps stay)", file=sys.stderr)
+        return USER_ERROR if error.is_user_error else DEFECT
+    took = format_duration(time.monotonic() - start)
+    print(f"\nrun {plan.run_id}: done in {took}\n{describe_outcome(plan.run_uri)}")
+    return 0
+
+
+def _plan(given: argparse.Namespace) -> Plan:
+    settings: dict[str, dict[str, Any]] = {}
+    if given.settings:
+        settings = {step: _object(step, v) for step, v in read_values(given.settings).items()}
+    for step, values in read_assignments(given.set).items():
+        settings[step] = {**settings.get(step, {}), **values}
+    data = {f"data_{kind}": getattr(given, kind) for kind in ("images", "labels", "boxes", "table")}
+    own = {name: getattr(given, name) for name in OWN_PARAMETERS}
+    own = {name: value for name, value in own.items() if value is not None}
+    return make_plan(given.out, given.run_id, data, given.preset, own, settings)
+
+
+def _object(step: str, values: Any) -> Mapping[str, Any]:
+    if not isinstance(values, dict):
+        raise SettingsError(f"--settings needs an object for step {step!r}, got {values!r}")
+    return values
+
+
+def _parse(parser: _Parser, argv: Sequence[str]) -> argparse.Namespace:
+    return parser.parse_args(argv)
+
+
+def _run_parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m pipelines run",
+        description="Run the whole pipeline on this machine, one process a step.",
+        allow_abbrev=False,
+    )
+    data = parser.add_argument_group("data (at least one of the first three)")
+    data.add_argument("--images", default="", metavar="FOLDER", help="images without labels")
+    data.add_argument("--labels", default="", metavar="FOLDER", help="one folder of images a class")
+    data.add_argument("--boxes", default="", metavar="FOLDER", help="images and YOLO label files")
+    data.add_argument("--table", default="", metavar="FILE", help="CSV: name, group, split")
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", required=True, metavar="FOLDER", help="data sets, runs and models")
+    run.add_argument("--run-id", default="", metavar="NAME", help="its folder's name [time, UTC]")
+    run.add_argument("--preset", default="seed", help="seed, paper, mri or demo [seed]")
+    run.add_argument("--seed", metavar="INT", help="seed of every step [0]")
+    run.add_argument("--workers", metavar="INT", help="processes that pretrain together [1]")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STEP.SETTING=VALUE",
+        help="one setting, such as pretrain.epochs=3; may be repeated; all: docs/settings.md",
+    )
+    run.add_argument(
+        "--settings",
+        metavar="JSON|FILE",
+        help='settings by step, such as {"pretrain": {"epochs": 3}}; --set wins',
+    )
+    gate = parser.add_argument_group("gate of promotion")
+    gate.add_argument("--gate-metric", metavar="NAME", help="number that decides [auto]")
+    gate.add_argument("--gate-floor", metavar="NUMBER", help="least value of a champion, 0 to 1")
+    gate.add_argument("--gate-margin", metavar="NUMBER", help="by how much to beat the champion")
+    return parser
+
+
+_HELP = """usage: python -m pipelines COMMAND --help
+
+  compile    Write the pipeline's YAML, which a laptop and a cluster run alike.
+  run        Run the whole pipeline on this machine.
+
+Single steps: sightline --help"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

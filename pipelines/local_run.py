@@ -1,0 +1,109 @@
+"""A run on this machine: the compiled YAML, one subprocess a step, nothing left behind."""
+
+import contextlib
+import logging
+import os
+import shlex
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.compile import compile_pipeline
+from pipelines.plan import Plan
+from pipelines.screen import Screen, StepLog
+from sightline.steps import PIPELINE_STEPS
+
+
+class StepFailedError(Exception):
+    """A step that did not finish; `is_user_error` says whether the user can mend it."""
+
+    def __init__(self, step: str, message: str, is_user_error: bool) -> None:
+        super().__init__(f"step {step} failed: {message}")
+        self.is_user_error = is_user_error
+
+
+def run_locally(plan: Plan) -> None:
+    """Run the pipeline with kfp.local, from the very YAML that a cluster gets.
+
+    Raises:
+        StepFailedError: If a step failed; the steps after it were not started.
+    """
+    with tempfile.TemporaryDirectory(prefix="sightline-run-") as scratch:
+        pipeline_yaml = Path(scratch, "simclr_to_yolo.yaml")
+        compile_pipeline(pipeline_yaml)
+        with _environment_of_steps(Path(scratch)), _quiet_runner() as (screen, log):
+            _execute(plan, pipeline_yaml, Path(scratch), screen, log)
+
+
+def _execute(plan: Plan, pipeline_yaml: Path, scratch: Path, screen: Screen, log: StepLog) -> None:
+    from kfp import components, local
+
+    # KFP removes its workspace, whole, after a run: it must be a folder of ours.
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(scratch / "pipeline"),
+        workspace_root=str(scratch / "workspace"),
+    )
+    pipeline = components.load_component_from_file(str(pipeline_yaml))
+    try:
+        pipeline(**plan.arguments())
+    except RuntimeError as error:
+        if not log.step:
+            raise
+        raise _explain_failure(log.step, screen.last_lines) from error
+
+
+def _explain_failure(step: str, last_lines: list[str]) -> StepFailedError:
+    mark = f"sightline {step}: "
+    own = [line.removeprefix(mark) for line in last_lines if line.startswith(mark)]
+    if own:
+        return StepFailedError(step, own[-1], is_user_error=True)
+    told = last_lines[-1] if last_lines else "it ended without a word, as a killed process does"
+    return StepFailedError(step, told, is_user_error=False)
+
+
+@contextlib.contextmanager
+def _environment_of_steps(scratch: Path) -> Iterator[None]:
+    """Make the steps run in this very Python, wherever it lies, and print as they go.
+
+    KFP puts the interpreter's path, unquoted, in place of each `python3` in a step's command,
+    also inside the user's own addresses. So `python3` stays as it is, and is found on PATH.
+    """
+    commands = scratch / "bin"
+    commands.mkdir()
+    launcher = commands / "python3"
+    launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    launcher.chmod(0o755)
+    temporary = scratch / "tmp"
+    temporary.mkdir()
+    search_path = [str(commands), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    changes = {
+        "PATH": os.pathsep.join(search_path),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(temporary),
+    }
+    before, executable = dict(os.environ), sys.executable
+    os.environ.update(changes)
+    sys.executable = "python3"
+    try:
+        yield
+    finally:
+        sys.executable = executable
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _quiet_runner() -> Iterator[tuple[Screen, StepLog]]:
+    screen = Screen(sys.stdout)
+    log = StepLog([step.name for step in PIPELINE_STEPS], screen)
+    root = logging.getLogger()
+    root.addFilter(log)
+    try:
+        with contextlib.redirect_stdout(screen), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield screen, log
+    finally:
+        root.removeFilter(log)

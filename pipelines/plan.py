@@ -1,0 +1,190 @@
+"""What a local run is going to do, checked whole before any work."""
+
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines.parameters import own_parameters, without_own
+from sightline.cli import show_value
+from sightline.config import SettingsError, StepConfig, UserError, nearest_name
+from sightline.prepare.config import PrepareUris
+from sightline.steps import PIPELINE_STEPS, Step
+from sightline.storage import join_uri, open_storage
+from sightline.storage.artifacts import ARTIFACTS_FILE
+
+DATA = {
+    "data_images": "images_uri",
+    "data_labels": "labels_uri",
+    "data_boxes": "boxes_uri",
+    "data_table": "table_uri",
+}
+"""The pipeline's data parameters, and the addresses of step prepare that they become."""
+
+StepSettings = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run whose every setting was accepted."""
+
+    out: str
+    run_id: str
+    data: Mapping[str, str]
+    configs: Mapping[str, StepConfig]
+
+    @property
+    def run_uri(self) -> str:
+        """The folder that receives every step's results."""
+        return join_uri(self.out, "runs", self.run_id)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the pipeline's parameters, with every step's settings whole."""
+        own = {
+            name: getattr(config, name)
+            for step, config in self.configs.items()
+            for name in own_parameters(step)
+        }
+        settings = {
+            f"settings_{step}": without_own(step, config.to_json())
+            for step, config in self.configs.items()
+        }
+        return {"out": self.out, "run_id": self.run_id, **self.data, **own, **settings}
+
+    def describe(self) -> str:
+        """Return what is going to happen, for a person to read before it does."""
+        given = [f"{name.removeprefix('data_')} {uri}" for name, uri in self.data.items() if uri]
+        lines = [f"run {self.run_id}", f"  reads     {'; '.join(given)}"]
+        lines.append(f"  writes    {self.run_uri}")
+        for step in PIPELINE_STEPS:
+            changed = _changed(self.configs[step.name])
+            lines.append(f"  {step.name:<9} {step.summary}" + (f" ({changed})" if changed else ""))
+        lines.append("  time      each step measures this machine first and says how long it needs")
+        return "\n".join(lines)
+
+
+def make_plan(
+    out: str,
+    run_id: str,
+    data: Mapping[str, str],
+    preset: str,
+    own: Mapping[str, Any],
+    settings: StepSettings,
+) -> Plan:
+    """Check a run before any of its work starts.
+
+    Args:
+        out: Folder for data sets, runs and models.
+        run_id: Name of the run's folder; "" makes one of the present time.
+        data: The pipeline's data parameters; "" where there is no such data.
+        preset: Values that every step starts from.
+        own: Settings that have a parameter of their own, where given.
+        settings: The other settings that were given, by step.
+
+    Raises:
+        SettingsError: If anything is refused; all problems at once.
+        UserError: If the run's folder already holds results.
+    """
+    problems = [
+        f"step {name!r} is unknown{_hint(name, _STEPS)}" for name in settings.keys() - _STEPS.keys()
+    ]
+    configs: dict[str, StepConfig] = {}
+    for step in PIPELINE_STEPS:
+        given = settings.get(step.name, {})
+        problems += (
+            f"{step.name}.{name} is given by --{name.replace('_', '-')}"
+            for name in sorted(set(given) & set(own_parameters(step.name)))
+        )
+        mine = {name: own[name] for name in own_parameters(step.name) if name in own}
+        try:
+            configs[step.name] = step.config_class.from_values(
+                {"preset": preset, **without_own(step.name, given), **mine}
+            )
+        except SettingsError as error:
+            problems.append(str(error))
+    place = {name: _absolute(uri) for name, uri in data.items()}
+    run_id = run_id or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
+        problems.append(f"--run-id needs letters, digits, dots, _ or -, got {run_id!r}")
+    problems += _address_problems(out, place)
+    if problems:
+        raise SettingsError("\n  ".join(["nothing was started:", *problems]))
+    plan = Plan(_absolute(out), run_id, place, configs)
+    _require_unused(plan)
+    return plan
+
+
+def read_assignments(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read `--set step.setting=value` texts into settings by step.
+
+    Raises:
+        SettingsError: If a text has another form or names no step; all problems at once.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    for text in texts:
+        target, equals, value = text.partition("=")
+        step, dot, name = target.partition(".")
+        if not (equals and dot and name):
+            problems.append(f"--set needs step.setting=value, got {text!r}")
+        elif step not in _STEPS:
+            problems.append(f"--set {text}: step {step!r} is unknown{_hint(step, _STEPS)}")
+        else:
+            found.setdefault(step, {})[name] = _read_value(_STEPS[step], name, value)
+    if problems:
+        raise SettingsError("\n  ".join(["nothing was started:", *problems]))
+    return found
+
+
+_STEPS: Mapping[str, Step] = {step.name: step for step in PIPELINE_STEPS}
+
+
+def _read_value(step: Step, name: str, text: str) -> Any:
+    field = step.config_class.model_fields.get(name)
+    if field is not None and typing.get_origin(field.annotation) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _address_problems(out: str, data: Mapping[str, str]) -> list[str]:
+    problems = []
+    try:
+        open_storage(out)
+    except UserError as error:
+        problems.append(f"--out: {error}")
+    try:
+        uris = {DATA[name]: uri for name, uri in data.items()}
+        PrepareUris.from_values({**uris, "store_uri": "store", "out_uri": "out"})
+    except SettingsError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _require_unused(plan: Plan) -> None:
+    run = open_storage(plan.run_uri)
+    finished = [step for step in _STEPS if run.exists(f"{step}/{ARTIFACTS_FILE}")]
+    if finished:
+        raise UserError(
+            f"run {plan.run_id} in {plan.out} already holds finished steps "
+            f"({', '.join(finished)}), and results are never overwritten: choose another --run-id"
+        )
+
+
+def _absolute(uri: str) -> str:
+    if not uri or "://" in uri:
+        return uri
+    return str(Path(uri).expanduser().absolute())
+
+
+def _changed(config: StepConfig) -> str:
+    usual = type(config).defaults()
+    changed = {name: v for name, v in config.to_json().items() if v != usual.get(name)}
+    return ", ".join(f"{name} {show_value(value)}" for name, value in changed.items())
+
+
+def _hint(name: str, known: Mapping[str, Any]) -> str:
+    nearest = nearest_name(name, list(known))
+    return f", did you mean {nearest}?" if nearest else f", use one of {', '.join(known)}"

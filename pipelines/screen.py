@@ -1,0 +1,92 @@
+"""What a person sees of a local run: the steps' own lines, and where the run is.
+
+KFP's runner and executor write much of their own around a step's output: colours, rulers,
+paths of temporary files, the whole input as JSON. Their warnings and errors stay.
+"""
+
+import io
+import logging
+import re
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from sightline.telemetry import format_duration
+
+_EXECUTOR_NOTE = re.compile(r"\[KFP Executor \S+ \S+ (DEBUG|INFO)\]: ")
+_RUNNER_INDENT = "    "
+
+
+class Screen(io.TextIOBase):
+    """A stdout for the time of a local run that lets only the steps' own lines through."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._partial = ""
+        self._inside_executor_input = False
+        self.last_lines: list[str] = []
+        """The present step's last lines, newest last; what a failure is explained with."""
+
+    def writable(self) -> bool:
+        """Say that it can be written to."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Show whole lines; the rest waits for its end."""
+        *lines, self._partial = (self._partial + text).split("\n")
+        for line in lines:
+            self._show(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass what was shown on to the terminal."""
+        self._terminal.flush()
+
+    def say(self, line: str) -> None:
+        """Show a line of our own."""
+        self._terminal.write(line + "\n")
+        self._terminal.flush()
+
+    def _show(self, raw: str) -> None:
+        if raw and set(raw) == {"-"}:
+            return
+        line = raw.removeprefix(_RUNNER_INDENT).rstrip()
+        if self._inside_executor_input:
+            self._inside_executor_input = line != "}"
+            return
+        if _EXECUTOR_NOTE.match(line):
+            self._inside_executor_input = "Got executor_input:" in line
+            return
+        if not line:
+            return
+        self.last_lines = [*self.last_lines[-49:], line]
+        self.say(line)
+
+
+class StepLog(logging.Filter):
+    """Turns the runner's log records into one line where a step starts and one where it ends."""
+
+    def __init__(self, steps: Sequence[str], screen: Screen) -> None:
+        super().__init__()
+        self._steps = list(steps)
+        self._screen = screen
+        self._start = 0.0
+        self.step = ""
+        """The step that runs, or ran last."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let warnings through; other records become our lines or vanish."""
+        message = record.getMessage()
+        if record.levelno > logging.INFO:
+            return "finished with status" not in message  # the caller explains the failure
+        if found := re.search(r"Executing task .*?'([a-z]+)", message):
+            self._begin(found[1])
+        elif "finished with status" in message and "Task" in message:
+            took = format_duration(time.monotonic() - self._start)
+            self._screen.say(f"{self.step}: done in {took}")
+        return False
+
+    def _begin(self, step: str) -> None:
+        self.step, self._start = step, time.monotonic()
+        self._screen.last_lines = []
+        self._screen.say(f"\n[{self._steps.index(step) + 1}/{len(self._steps)}] {step}")

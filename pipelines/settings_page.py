@@ -1,0 +1,62 @@
+"""The settings page of the docs, written from the settings classes: `make docs`."""
+
+from sightline.cli import limit_texts, show_value, type_name
+from sightline.config import StepConfig, default_of
+from sightline.steps import COMMANDS, Step
+
+_HEAD = """# Settings
+
+Written by `make docs` from the settings classes, which `sightline <step> --help` prints too.
+
+A setting of step `pretrain` is given as `--epochs 3` to `sightline pretrain`, as
+`--set pretrain.epochs=3` to `python -m pipelines run`, as `{"epochs": 3}` in a file for
+`--config`, and in the field `settings_pretrain` of KFP's form.
+`gate_floor`, `gate_margin`, `gate_metric`, `seed` and `workers` are parameters of the pipeline
+itself; `--preset` names a set of values to start from.
+"""
+
+
+def render_settings_page() -> str:
+    """Return the page's Markdown."""
+    return "\n".join([_HEAD, *(_render_step(step) for step in COMMANDS.values())])
+
+
+def _render_step(step: Step) -> str:
+    lines = [f"## {step.name}", "", step.summary, ""]
+    lines += ["| Address | What it is |", "| --- | --- |"]
+    for name, field in step.uris_class.model_fields.items():
+        needed = " (required)" if field.is_required() else ""
+        lines.append(f"| `{name}` | {_cell(field.description)}{needed} |")
+    if step.config_class.model_fields:
+        lines += ["", "| Setting | Type | Default | What it does |", "| --- | --- | --- | --- |"]
+        lines += (
+            _render_setting(step.config_class, name) for name in step.config_class.model_fields
+        )
+    presets = _render_presets(step.config_class)
+    return "\n".join([*lines, *(["", *presets] if presets else []), ""])
+
+
+def _render_setting(config_class: type[StepConfig], name: str) -> str:
+    field = config_class.model_fields[name]
+    limits = ", ".join(limit_texts(field))
+    kind = _cell(type_name(field)) + (f", {limits}" if limits else "")
+    default = show_value(default_of(config_class, name))
+    return f"| `{name}` | {kind} | {default} | {_cell(field.description)} |"
+
+
+def _render_presets(config_class: type[StepConfig]) -> list[str]:
+    return [
+        f"Preset `{preset}`: "
+        + ", ".join(f"`{name}` {show_value(value)}" for name, value in values.items())
+        + "."
+        for preset, values in config_class.presets.items()
+        if values
+    ]
+
+
+def _cell(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(render_settings_page(), end="")

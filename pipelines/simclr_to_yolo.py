@@ -1,0 +1,119 @@
+"""The table of contents: from a folder of images to a compared, reported, promoted model."""
+
+from kfp import dsl
+
+from components.detect import detect
+from components.evaluate import evaluate
+from components.finetune import finetune
+from components.prepare import prepare
+from components.pretrain import pretrain
+from components.promote import promote
+from components.report import report
+from pipelines.parameters import settings_default
+from sightline.detect.config import DetectConfig
+from sightline.evaluate.config import EvaluateConfig
+from sightline.finetune.config import FinetuneConfig
+from sightline.prepare.config import PrepareConfig
+from sightline.pretrain.config import PretrainConfig
+from sightline.promote.config import PromoteConfig
+from sightline.report.config import ReportConfig
+
+
+@dsl.pipeline(name="simclr-to-yolo", display_name="SimCLR to YOLOv12")
+def simclr_to_yolo(
+    out: str,
+    data_images: str = "",
+    data_labels: str = "",
+    data_boxes: str = "",
+    data_table: str = "",
+    run_id: str = "",
+    seed: int = 0,
+    workers: int = PretrainConfig().workers,
+    gate_metric: str = PromoteConfig().gate_metric,
+    gate_floor: float = PromoteConfig().gate_floor,
+    gate_margin: float = PromoteConfig().gate_margin,
+    settings_prepare: dict = settings_default("prepare", PrepareConfig),
+    settings_pretrain: dict = settings_default("pretrain", PretrainConfig),
+    settings_evaluate: dict = settings_default("evaluate", EvaluateConfig),
+    settings_finetune: dict = settings_default("finetune", FinetuneConfig),
+    settings_detect: dict = settings_default("detect", DetectConfig),
+    settings_report: dict = settings_default("report", ReportConfig),
+    settings_promote: dict = settings_default("promote", PromoteConfig),
+) -> None:
+    """Pretrain an encoder, measure it, train a classifier and a detector on it, compare, promote.
+
+    A step whose data is missing does no work and says so; the others run.
+
+    Args:
+        out: Where everything goes: data sets, the run's folder and the models; a folder or s3://….
+        data_images: Folder of images without labels, for pretraining; empty: none.
+        data_labels: Folder with one folder of images a class, for the classifier; empty: none.
+        data_boxes: Folder of images and YOLO label files, for the detector; empty: none.
+        data_table: CSV with the columns name, group, split that fixes groups and splits; empty:
+            none.
+        run_id: Name of the run's folder under <out>/runs; empty: KFP's own id of the run.
+        seed: Seed of every step's random numbers.
+        workers: Processes that pretrain together.
+        gate_metric: Number that decides about promotion; auto: the task's own.
+        gate_floor: Least value of that number that a champion must reach, from 0 to 1.
+        gate_margin: By how much a challenger must beat the champion, in units of that number.
+        settings_prepare: Settings of step prepare.
+        settings_pretrain: Settings of step pretrain.
+        settings_evaluate: Settings of step evaluate.
+        settings_finetune: Settings of step finetune.
+        settings_detect: Settings of step detect.
+        settings_report: Settings of step report.
+        settings_promote: Settings of step promote.
+    """
+    prepared = prepare(
+        images_uri=data_images,
+        labels_uri=data_labels,
+        boxes_uri=data_boxes,
+        table_uri=data_table,
+        out=out,
+        run_id=run_id,
+        job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        seed=seed,
+        settings=settings_prepare,
+    ).set_caching_options(False)  # a folder may hold other images tomorrow
+    run = prepared.outputs["run"]
+    images = prepared.outputs["images"]
+    labels = prepared.outputs["labels"]
+    boxes = prepared.outputs["boxes"]
+
+    encoder = pretrain(
+        run=run, dataset_uri=images, seed=seed, workers=workers, settings=settings_pretrain
+    ).outputs["Output"]
+    frozen = evaluate(
+        run=run, encoder_uri=encoder, dataset_uri=labels, seed=seed, settings=settings_evaluate
+    ).outputs["Output"]
+    classifier = finetune(
+        run=run, encoder_uri=encoder, dataset_uri=labels, seed=seed, settings=settings_finetune
+    ).outputs["Output"]
+    detector = detect(
+        run=run, encoder_uri=encoder, dataset_uri=boxes, seed=seed, settings=settings_detect
+    ).outputs["Output"]
+    compared = report(
+        run=run,
+        prepare_uri=prepared.outputs["folder"],
+        pretrain_uri=encoder,
+        evaluate_uri=frozen,
+        finetune_uri=classifier,
+        detect_uri=detector,
+        seed=seed,
+        settings=settings_report,
+    ).outputs["Output"]
+    promote(
+        run=run,
+        report_uri=compared,
+        finetune_uri=classifier,
+        detect_uri=detector,
+        labels_uri=labels,
+        boxes_uri=boxes,
+        out=out,
+        seed=seed,
+        gate_metric=gate_metric,
+        gate_floor=gate_floor,
+        gate_margin=gate_margin,
+        settings=settings_promote,
+    ).set_caching_options(False)  # the present champion is no input of the step
