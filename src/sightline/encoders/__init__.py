@@ -1,15 +1,23 @@
-"""Encoders: what turns an image into features, behind one small protocol."""
+"""Encoders: what turns an image into features, behind one small protocol.
 
-from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
-from sightline.encoders.classifier import (
-    CLASSIFIER_FILE,
-    Classifier,
-    load_classifier,
-    save_classifier,
-)
-from sightline.encoders.files import BACKBONE_FILE, load_encoder, save_encoder
-from sightline.encoders.inference import encode_images, predict_probabilities
-from sightline.encoders.inputs import resize_images
+The names are loaded when they are first used: settings need `encoders.names`, which must not
+bring torch along.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
+    from sightline.encoders.classifier import (
+        CLASSIFIER_FILE,
+        Classifier,
+        load_classifier,
+        save_classifier,
+    )
+    from sightline.encoders.files import BACKBONE_FILE, load_encoder, save_encoder
+    from sightline.encoders.inference import encode_images, predict_probabilities
+    from sightline.encoders.inputs import resize_images
 
 __all__ = [
     "BACKBONE_FILE",
@@ -26,3 +34,25 @@ __all__ = [
     "save_classifier",
     "save_encoder",
 ]
+
+_HOMES = {
+    "BACKBONE_FILE": "files",
+    "CLASSIFIER_FILE": "classifier",
+    "Classifier": "classifier",
+    "Encoder": "base",
+    "EncoderSpec": "base",
+    "build_encoder": "base",
+    "encode_images": "inference",
+    "load_classifier": "classifier",
+    "load_encoder": "files",
+    "predict_probabilities": "inference",
+    "resize_images": "inputs",
+    "save_classifier": "classifier",
+    "save_encoder": "files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
