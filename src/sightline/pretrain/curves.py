@@ -40,13 +40,14 @@ def draw_curves(history: Sequence[EpochRecord], chance_loss: float, path: Path) 
         axes.plot(epochs, values, color=_LINE, linewidth=1.8, marker=marker, markersize=3.5)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel("Epoch", color=_QUIET)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(values))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
         axes.tick_params(colors=_QUIET, length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color("#d1d5db")
     loss_axes = figure.axes[0]
+    loss_axes.set_ylim(0, 1.08 * max(chance_loss, *(record.loss for record in history)))
     loss_axes.axhline(chance_loss, color=_QUIET, linewidth=1, linestyle="--")
     negatives = f"no signal: ln {round(math.exp(chance_loss))} = {chance_loss:.2f}"
     loss_axes.annotate(

@@ -97,9 +97,10 @@ def pretrain(
         UserError: If there are fewer images than a batch, or the loss is no longer a number.
     """
     if len(images) < config.global_batch_size:
+        way_out = f", or set global_batch_size to {len(images)} or less" if len(images) > 1 else ""
         raise UserError(
-            f"one batch needs {config.global_batch_size} images, got {len(images)}: add images "
-            f"to the train split, or set global_batch_size to {len(images)} or less"
+            f"one batch needs {config.global_batch_size} images, got {len(images)}: "
+            f"add images to the train split{way_out}"
         )
     device = pick_device()
     network = ContrastiveNetwork(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -166,10 +167,11 @@ def _group_numbers(
 
 def _require_finite(loss: float, epoch: int, step: int, config: PretrainConfig) -> None:
     if not math.isfinite(loss):
+        also = ", or use precision float32" if config.precision != "float32" else ""
         raise UserError(
             f"the loss became {loss} in step {step} of epoch {epoch}, so nothing was published: "
             f"lower learning_rate (it is {config.learning_rate:g}), raise warmup_epochs or "
-            f"temperature, or use precision float32"
+            f"temperature{also}"
         )
 
 

@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+
+from sightline.pretrain import nt_xent_loss
+
+
+def plain_nt_xent(first, second, temperature, groups=None):
+    """Equation 1 of arXiv:2002.05709, one exponential at a time."""
+    z = [row.tolist() for row in torch.cat([first, second])]
+    count = len(first)
+    groups = list(groups) * 2 if groups is not None else list(range(count)) * 2
+
+    def similarity(a, b):
+        dot = sum(x * y for x, y in zip(a, b, strict=True))
+        return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+
+    total = 0.0
+    for i in range(2 * count):
+        partner = (i + count) % (2 * count)
+        candidates = [k for k in range(2 * count) if k == partner or groups[k] != groups[i]]
+        below = sum(math.exp(similarity(z[i], z[k]) / temperature) for k in candidates)
+        total -= math.log(math.exp(similarity(z[i], z[partner]) / temperature) / below)
+    return total / (2 * count)
+
+
+def random_views(count=5, width=3):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, count, width, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5, 1.0])
+def test_loss_equals_the_formula_of_the_paper(temperature):
+    first, second = random_views()
+    expected = plain_nt_xent(first, second, temperature)
+    assert nt_xent_loss(first, second, temperature).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_images_of_one_group_are_no_negatives_of_each_other():
+    first, second = random_views()
+    groups = torch.tensor([0, 0, 1, 2, 1])
+    expected = plain_nt_xent(first, second, 0.2, groups.tolist())
+    found = nt_xent_loss(first, second, 0.2, groups)
+    assert found.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_batch_of_one_group_has_nothing_to_tell_apart():
+    first, second = random_views()
+    assert nt_xent_loss(first, second, 0.2, torch.zeros(5)).item() == 0
+
+
+def test_batch_without_signal_costs_the_log_of_its_candidates():
+    same = torch.ones(4, 8)
+    assert nt_xent_loss(same, same, temperature=0.5).item() == pytest.approx(math.log(7))
+
+
+def test_gradient_is_the_derivative():
+    first, second = (views.requires_grad_() for views in random_views(count=3))
+    groups = torch.tensor([0, 1, 0])
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent_loss(a, b, 0.3), (first, second))
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent_loss(a, b, 0.3, groups), (first, second))
+
+
+def test_length_of_a_projection_does_not_matter():
+    first, second = random_views()
+    lengths = torch.tensor([[0.1], [1.0], [3.0], [50.0], [1e3]], dtype=torch.float64)
+    longer = nt_xent_loss(first * lengths, second, 0.07)
+    torch.testing.assert_close(longer, nt_xent_loss(first, second, 0.07))
+
+
+def test_autocast_does_not_reach_the_similarities():
+    first, second = random_views(count=16, width=64).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = nt_xent_loss(first, second, 0.07)
+    assert inside.dtype == torch.float32
+    assert inside.item() == nt_xent_loss(first, second, 0.07).item()
+
+
+def test_single_image_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"at least 2 images, got 1: raise global_batch_size"):
+        nt_xent_loss(torch.ones(1, 8), torch.ones(1, 8), temperature=0.5)
+
+
+def test_views_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"views differ in shape: \(2, 8\), \(3, 8\)"):
+        nt_xent_loss(torch.ones(2, 8), torch.ones(3, 8), temperature=0.5)

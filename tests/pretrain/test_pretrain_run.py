@@ -1,0 +1,81 @@
+import csv
+import json
+import math
+
+import pytest
+import torch
+import torchvision
+
+from sightline.config import UserError
+from sightline.encoders import load_encoder
+from sightline.pretrain.config import PretrainConfig, PretrainUris
+from sightline.pretrain.run import run
+
+
+@pytest.fixture
+def published(labelled_dataset, tiny_config, tmp_path):
+    uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(tmp_path / "pretrain"))
+    metrics = run(uris, tiny_config)
+    return tmp_path / "pretrain", metrics
+
+
+def test_published_result_can_be_read_by_everyone(published):
+    folder, metrics = published
+    state = torch.load(folder / "simclr_backbone.pth", weights_only=True)
+    resnet = torchvision.models.resnet18(weights=None)
+    resnet.fc = torch.nn.Identity()
+    resnet.load_state_dict(state, strict=True)
+
+    encoder = load_encoder(str(folder))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(encoder.eval()(images), resnet.eval()((images - mean) / std))
+
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    # The train split holds 36 of the 60 images: 4 steps of 8 an epoch, 2 epochs.
+    assert metrics["images"] == 36
+    assert metrics["steps"] == 8
+    assert metrics["chance_loss_nats"] == pytest.approx(math.log(15))
+
+    with (folder / "history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert float(history[-1]["loss"]) == metrics["final_loss_nats"]
+
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["image_size"] == 32
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    curves = json.loads((folder / "temperature.json").read_text())["curves"]
+    assert [curve["temperature"] for curve in curves] == [0.01, 0.07, 0.2, 1.0]
+
+
+def test_a_result_is_never_overwritten(published, labelled_dataset, tiny_config):
+    folder, _ = published
+    before = (folder / "simclr_backbone.pth").read_bytes()
+    with pytest.raises(UserError, match="already holds a finished result"):
+        run(PretrainUris(dataset_uri=labelled_dataset, out_uri=str(folder)), tiny_config)
+    assert (folder / "simclr_backbone.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": "sgd", "learning_rate": 1e30}, "step 2 of epoch 1"),
+        ({"global_batch_size": 37}, "one batch needs 37 images, got 36"),
+    ],
+)
+def test_a_step_that_fails_publishes_nothing(
+    values, message, labelled_dataset, tiny_settings, tmp_path
+):
+    config = PretrainConfig.from_values({**tiny_settings, **values})
+    with pytest.raises(UserError, match=message):
+        run(PretrainUris(dataset_uri=labelled_dataset, out_uri=str(tmp_path / "out")), config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_images_the_step_says_that_it_was_skipped(tiny_config, tmp_path):
+    metrics = run(PretrainUris(out_uri=str(tmp_path / "out")), tiny_config)
+    assert "no images were given" in metrics["skipped"]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    assert not (tmp_path / "out" / "simclr_backbone.pth").exists()

@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+
+from sightline.config import UserError
+from sightline.pretrain import PretrainConfig, pretrain
+
+
+def test_one_process_gives_the_same_bits_twice(noise_images, tiny_config):
+    one, other = (pretrain(noise_images, tiny_config) for _ in range(2))
+    assert [r.loss for r in one.history] == [r.loss for r in other.history]
+    for name, tensor in one.encoder.trunk.state_dict().items():
+        assert torch.equal(tensor, other.encoder.trunk.state_dict()[name]), name
+
+
+def test_another_seed_gives_another_encoder(noise_images, tiny_config):
+    one = pretrain(noise_images, tiny_config)
+    other = pretrain(noise_images, tiny_config.model_copy(update={"seed": 1}))
+    assert not torch.equal(one.encoder.trunk.conv1.weight, other.encoder.trunk.conv1.weight)
+
+
+def test_first_loss_of_a_random_encoder_is_near_that_of_no_signal(noise_images, tiny_settings):
+    config = PretrainConfig.from_values({**tiny_settings, "temperature": 1.0, "epochs": 1})
+    assert pretrain(noise_images, config).first_loss == pytest.approx(math.log(15), rel=0.05)
+
+
+def test_training_tells_images_apart(tiny_settings, noise_images):
+    # Seen whole, unturned and unchanged, an image's two views are one: an easy task.
+    easy = {
+        "crop_scale_min": 1.0,
+        "rotation_degrees": 0,
+        "jitter_probability": 0,
+        "blur_probability": 0,
+        "epochs": 8,
+    }
+    config = PretrainConfig.from_values({**tiny_settings, **easy})
+    pretrained = pretrain(noise_images, config)
+    assert pretrained.history[-1].loss < 0.5 * math.log(15)
+    assert 0.3 < pretrained.embedding_std <= 1.1
+
+
+def test_history_has_the_learning_rate_of_every_epoch(noise_images, tiny_settings):
+    config = PretrainConfig.from_values({**tiny_settings, "epochs": 4})
+    history = pretrain(noise_images, config).history
+    assert [record.epoch for record in history] == [1, 2, 3, 4]
+    rates = [1e-3 * (1 + math.cos(math.pi * index / 4)) / 2 for index in range(4)]
+    assert [record.learning_rate for record in history] == pytest.approx(rates)
+
+
+def test_every_epoch_is_told_with_its_loss(noise_images, tiny_config, capsys):
+    history = pretrain(noise_images, tiny_config).history
+    told = capsys.readouterr().out
+    for record in history:
+        assert f"epoch {record.epoch}/2  loss {record.loss:.3f}  lr " in told
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "lars", "adamw"])
+def test_every_optimizer_moves_the_encoder(noise_images, tiny_settings, optimizer):
+    settings = {**tiny_settings, "optimizer": optimizer, "epochs": 1}
+    config = PretrainConfig.from_values(settings)
+    start = PretrainConfig.from_values({**settings, "learning_rate": 1e-30})
+    weights = [pretrain(noise_images, c).encoder.trunk.conv1.weight for c in (config, start)]
+    assert not torch.equal(*weights)
+
+
+def test_loss_that_is_no_number_stops_with_step_and_epoch(noise_images, tiny_settings):
+    config = PretrainConfig.from_values(
+        {**tiny_settings, "optimizer": "sgd", "learning_rate": 1e30}
+    )
+    with pytest.raises(UserError, match=r"became nan in step 2 of epoch 1.*lower learning_rate"):
+        pretrain(noise_images, config)
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_are_refused(noise_images, tiny_settings):
+    config = PretrainConfig.from_values(
+        {**tiny_settings, "optimizer": "sgd", "learning_rate": 3e38, "epochs": 1}
+    )
+    with pytest.raises(UserError, match="no longer finite after the last step"):
+        pretrain(noise_images[:8], config)
+
+
+def test_fewer_images_than_a_batch_are_refused_with_the_way_out(noise_images, tiny_config):
+    with pytest.raises(
+        UserError, match=r"one batch needs 8 images, got 7: add images .* global_batch_size to 7"
+    ):
+        pretrain(noise_images[:7], tiny_config)
+
+
+def test_leaving_groups_out_of_the_negatives_changes_the_loss(noise_images, tiny_settings):
+    settings = {**tiny_settings, "epochs": 1}
+    groups = [f"patient {index // 9}" for index in range(17)]
+    plain = pretrain(noise_images, PretrainConfig.from_values(settings), groups)
+    config = PretrainConfig.from_values({**settings, "exclude_group_negatives": True})
+    assert pretrain(noise_images, config, groups).first_loss < plain.first_loss
+    with pytest.raises(UserError, match="exclude_group_negatives needs each image's group"):
+        pretrain(noise_images, config)
