@@ -32,6 +32,9 @@ class ReportConfig(StepConfig):
 
     title: Annotated[str, Field(min_length=1, max_length=200)] = "Sightline report"
     """Title at the head of the page and of the model card."""
+    groups_are: Annotated[str, Field(max_length=500)] = ""
+    """What a group stands for where it is no patient, such as `runs of consecutive slices, a
+    stand-in that narrows the intervals`; shown beside the intervals."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the bootstrap, of t-SNE and of the choice of the images it maps."""
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 2000

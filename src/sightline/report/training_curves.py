@@ -1,0 +1,60 @@
+"""Histories and temperature curves, from the files of the steps to the points that are drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sightline.report.protocols import BY_KEY
+from sightline.report.results import Results, StepResult
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class PretrainingCurves:
+    """What pretraining went through, epoch by epoch."""
+
+    epochs: list[int]
+    losses: list[float]
+    learning_rates: list[float]
+    chance: float
+    """Loss of a batch without signal, ln(2N - 1) nats for N images."""
+
+
+def read_pretraining(pretrain: StepResult) -> PretrainingCurves | None:
+    """Return the pretraining history; None if the step was skipped."""
+    rows = pretrain.read_rows("history.csv")
+    if not rows:
+        return None
+    return PretrainingCurves(
+        epochs=[int(float(row["epoch"])) for row in rows],
+        losses=[float(row["loss"]) for row in rows],
+        learning_rates=[float(row["learning_rate"]) for row in rows],
+        chance=math.log(2 * int(pretrain.metrics["global_batch_size"]) - 1),
+    )
+
+
+def read_accuracy_curves(results: Results) -> dict[str, dict[str, Points]]:
+    """Return for each trained protocol, for `train` and `val`, its accuracy per epoch."""
+    curves: dict[str, dict[str, Points]] = {}
+    for step in (results.evaluate, results.finetune):
+        for row in step.read_rows("history.csv"):
+            if row.get("protocol") not in BY_KEY:
+                continue
+            for split in ("train", "val"):
+                value = row.get(f"{split}_accuracy") or ""
+                if value:
+                    points = curves.setdefault(row["protocol"], {}).setdefault(split, [])
+                    points.append((float(row["epoch"]), float(value)))
+    return curves
+
+
+def read_temperature(pretrain: StepResult) -> dict[float, tuple[Sequence[float], Sequence[float]]]:
+    """Return for each temperature the similarities of negatives and their gradient shares."""
+    content = pretrain.read_json("temperature.json") or {"curves": []}
+    return {
+        float(curve["temperature"]): (curve["similarities"], curve["gradient_shares"])
+        for curve in content["curves"]
+    }
