@@ -19,9 +19,9 @@ class DemoConfig(StepConfig):
 
     seed: int = Field(default=0, ge=0)
     """Decides every pixel: the same seed and settings give the same files."""
-    patients: int = Field(default=96, ge=12, le=100_000)
+    patients: int = Field(default=132, ge=12, le=100_000)
     """Patients with a labelled lesion; a third has each kind."""
-    slices_per_patient: int = Field(default=4, ge=1, le=20)
+    slices_per_patient: int = Field(default=3, ge=1, le=20)
     """Labelled slices of each patient, all through the lesion."""
     unlabelled_slices_per_patient: int = Field(default=2, ge=0, le=50)
     """Further slices of each patient for `images/`; some show no lesion."""

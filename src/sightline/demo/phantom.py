@@ -59,18 +59,18 @@ def draw_patient(name: str, seed: int, kind: LesionKind | None) -> Patient:
     """Draw one patient's anatomy, contrast and lesion; depends on name, seed and kind alone."""
     patient_seed = derived_seed("patient", seed, name)
     random = np.random.default_rng(patient_seed)
-    width, height = random.uniform(0.66, 0.84), random.uniform(0.76, 0.92)
+    width, height = random.uniform(0.76, 0.88), random.uniform(0.84, 0.95)
     bright_fluid = random.random() < 0.4
     lesion = None
     if kind is not None:
-        angle, reach = random.uniform(0, 2 * np.pi), np.sqrt(random.uniform(0.02, 0.42))
+        angle, reach = random.uniform(0, 2 * np.pi), np.sqrt(random.uniform(0.04, 0.36))
         lesion = Lesion(
             kind=kind,
             x=float(reach * width * np.cos(angle)),
             y=float(reach * height * np.sin(angle)),
             depth=random.uniform(-0.4, 0.4),
-            radius=random.uniform(0.15, 0.26),
-            brightness=random.uniform(0.26, 0.44),
+            radius=random.uniform(0.24, 0.38),
+            brightness=random.uniform(0.36, 0.5),
             lobes=tuple((random.uniform(0, 0.16 / k), random.uniform(0, 6.3)) for k in (1, 2, 3)),
         )
     return Patient(
@@ -82,9 +82,9 @@ def draw_patient(name: str, seed: int, kind: LesionKind | None) -> Patient:
         skull=random.uniform(0.06, 0.11),
         skull_brightness=random.uniform(0.55, 0.95),
         tissue=random.uniform(0.30, 0.46),
-        folds=random.uniform(0.10, 0.22),
+        folds=random.uniform(0.04, 0.09),
         fold_size=int(random.integers(9, 15)),
-        ventricles=random.uniform(0.6, 1.3),
+        ventricles=random.uniform(0.6, 1.1),
         ventricle_brightness=random.uniform(0.55, 0.75) if bright_fluid else 0.08,
         bias=random.uniform(0.0, 0.35),
         noise=random.uniform(0.02, 0.05),
@@ -115,8 +115,9 @@ def draw_slice(
     picture += skull * patient.skull_brightness
     box = None
     if patient.lesion is not None:
-        lesion, mask = _lesion(patient.lesion, across, down, position, size_px, random)
-        picture += lesion * inside
+        value, cover, mask = _lesion(patient.lesion, across, down, position, size_px, random)
+        cover = cover * inside
+        picture = (1 - cover) * picture + cover * (patient.tissue + value)
         box = _box_around(mask & (inside > 0.5), patient.lesion.kind)
     picture *= 1 + patient.bias * _smooth_noise(_stream(patient, "bias"), 3, size_px)
     picture *= random.uniform(0.85, 1.1)
@@ -146,7 +147,7 @@ def _tissue(patient: Patient, across: Field, down: Field, position: float, size_
     )
     share = (position + 1) / 2
     folds = np.tanh(2.5 * (share * above + (1 - share) * below))
-    wide = 0.16 * patient.ventricles * (1 - 0.5 * abs(position))
+    wide = 0.13 * patient.ventricles * (1 - 0.5 * abs(position))
     lobes = [
         np.hypot((across - side * wide) / wide, (down + 0.05) / (2.2 * wide))
         for side in (-0.8, 0.8)
@@ -163,10 +164,12 @@ def _lesion(
     position: float,
     size_px: int,
     random: np.random.Generator,
-) -> tuple[Field, NDArray[np.bool_]]:
+) -> tuple[Field, Field, NDArray[np.bool_]]:
+    """Return the lesion's brightness above tissue, how much it covers (0..1), and its extent."""
     nearness = 1 - ((position - lesion.depth) / lesion.radius) ** 2
     if nearness < 0.1:
-        return np.zeros_like(across), np.zeros(across.shape, dtype=bool)
+        nothing = np.zeros_like(across)
+        return nothing, nothing, nothing > 0
     radius = lesion.radius * np.sqrt(nearness)
     x, y = across - lesion.x, down - lesion.y
     angle = np.arctan2(y, x)
@@ -175,15 +178,15 @@ def _lesion(
     )
     share = np.hypot(x, y) / (radius * outline)
     blur = 2.0 / size_px / radius
+    cover = _step(1 - share, blur)
     if lesion.kind == "ring":
-        rim = np.exp(-(((share - 0.8) / 0.2) ** 2))
-        profile = 1.25 * rim - 0.5 * _step(0.62 - share, blur)
+        value = 1.4 * np.exp(-(((share - 0.8) / 0.2) ** 2)) - 0.4
     elif lesion.kind == "solid":
-        profile = 0.95 * _step(1 - share, blur)
+        value = np.full_like(share, 0.9)
     else:
-        mottle = _smooth_noise(random, max(12, size_px // 5), size_px)
-        profile = np.exp(-((share / 0.72) ** 2)) * (0.9 + 0.9 * mottle)
-    return lesion.brightness * profile, share <= 1
+        value = 0.8 + 0.8 * _smooth_noise(random, size_px // 4, size_px)
+        cover = np.clip(1.25 * np.exp(-((share / 0.75) ** 2)), 0, 1)
+    return lesion.brightness * value, cover, share <= 1
 
 
 def _box_around(mask: NDArray[np.bool_], kind: str) -> Box | None:

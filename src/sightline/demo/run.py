@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,13 @@ def run(uris: DemoUris, config: DemoConfig) -> dict[str, Any]:
     written: Counter[str] = Counter()
     groups: dict[str, str] = {}
     patients = [*labelled_patients(config), *other_patients(config)]
-    for patient in track(patients, "demo-data: drawing patients"):
-        for key, content in draw_files(patient, config):
-            storage.write_bytes(key, content)
-            written[key.split("/")[0]] += key.endswith(".png")
-            groups[key.rsplit("/", 1)[-1]] = patient.name
+    with ThreadPoolExecutor(8) as pool:
+        for patient in track(patients, "demo-data: drawing patients"):
+            files = dict(draw_files(patient, config))
+            # Each write waits for the disk, and those waits pass together.
+            list(pool.map(storage.write_bytes, files, files.values()))
+            written.update(key.split("/")[0] for key in files if key.endswith(".png"))
+            groups |= {key.rsplit("/", 1)[-1]: patient.name for key in files}
     names = "".join(f"  {place}: {kind}\n" for place, kind in enumerate(LESION_KINDS))
     storage.write_bytes("boxes/data.yaml", f"train: images\nval: images\nnames:\n{names}".encode())
     rows = "".join(f"{n},{groups[n]}\n" for n in sorted(groups) if n.endswith(".png"))
@@ -100,8 +103,8 @@ def draw_files(patient: Patient, config: DemoConfig) -> Iterator[tuple[str, byte
         content = encode_png(pixels)
         name = f"{patient.name}_slice-{number:02d}"
         yield f"images/{name}.png", content
-        if is_labelled and number < hits:
-            yield f"labels/{patient.lesion.kind}/{name}.png", content  # type: ignore[union-attr]
+        if is_labelled and patient.lesion and number < hits:
+            yield f"labels/{patient.lesion.kind}/{name}.png", content
         if is_healthy or (is_labelled and number < min(hits, config.boxed_slices_per_patient)):
             yield f"boxes/images/{name}.png", content
             yield f"boxes/labels/{name}.txt", format_label(box)
@@ -123,7 +126,7 @@ def format_label(box: Box | None) -> bytes:
     if box is None:
         return b""
     numbers = (box.x_center, box.y_center, box.width, box.height)
-    place = LESION_KINDS.index(box.class_name)  # type: ignore[arg-type]
+    place = LESION_KINDS.index(box.class_name)
     return f"{place} {' '.join(f'{number:.6f}' for number in numbers)}\n".encode()
 
 

@@ -85,16 +85,16 @@ def match_rows(
     without, ambiguous, contradictory = [], [], []
     for row in rows:
         found = by_name.get(row.name.replace("\\", "/").removeprefix("./"), [])
-        exact = [image for image in found if row.name in (image.key, image.own_name)]
-        found = exact or found
         if not found:
             without.append(row.name)
-        kinds = [image.kind for image in found]
-        if len(set(kinds)) < len(kinds):
-            shown = ", ".join(image.key for image in found[:3])
-            ambiguous.append(f"line {row.line}: {row.name} ({shown})")
-            continue
-        for image in found:
+        for kind in {image.kind for image in found}:
+            candidates = [image for image in found if image.kind == kind]
+            exact = [image for image in candidates if row.name in (image.key, image.own_name)]
+            if len(exact or candidates) > 1:
+                shown = ", ".join(image.key for image in candidates[:3])
+                ambiguous.append(f"line {row.line}: {row.name} ({shown})")
+                continue
+            image = (exact or candidates)[0]
             earlier = matched.setdefault((image.kind, image.key), row)
             if (earlier.group, earlier.split) != (row.group, row.split):
                 contradictory.append(f"lines {earlier.line} and {row.line}: {row.name}")
