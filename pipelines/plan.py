@@ -29,11 +29,12 @@ StepSettings = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Plan:
-    """A run whose every setting was accepted."""
+    """A run whose every setting was accepted; addresses of folders are absolute."""
 
     out: str
     run_id: str
     data: Mapping[str, str]
+    preset: str
     configs: Mapping[str, StepConfig]
 
     @property
@@ -57,10 +58,10 @@ class Plan:
     def describe(self) -> str:
         """Return what is going to happen, for a person to read before it does."""
         given = [f"{name.removeprefix('data_')} {uri}" for name, uri in self.data.items() if uri]
-        lines = [f"run {self.run_id}", f"  reads     {'; '.join(given)}"]
+        lines = [f"run {self.run_id}, preset {self.preset}", f"  reads     {'; '.join(given)}"]
         lines.append(f"  writes    {self.run_uri}")
         for step in PIPELINE_STEPS:
-            changed = _changed(self.configs[step.name])
+            changed = _changed(self.configs[step.name], self.preset)
             lines.append(f"  {step.name:<9} {step.summary}" + (f" ({changed})" if changed else ""))
         lines.append("  time      each step measures this machine first and says how long it needs")
         return "\n".join(lines)
@@ -112,7 +113,7 @@ def make_plan(
     problems += _address_problems(out, place)
     if problems:
         raise SettingsError("\n  ".join(["nothing was started:", *problems]))
-    plan = Plan(_absolute(out), run_id, place, configs)
+    plan = Plan(_absolute(out), run_id, place, preset, configs)
     _require_unused(plan)
     return plan
 
@@ -179,8 +180,8 @@ def _absolute(uri: str) -> str:
     return str(Path(uri).expanduser().absolute())
 
 
-def _changed(config: StepConfig) -> str:
-    usual = type(config).defaults()
+def _changed(config: StepConfig, preset: str) -> str:
+    usual = type(config).defaults(preset)
     changed = {name: v for name, v in config.to_json().items() if v != usual.get(name)}
     return ", ".join(f"{name} {show_value(value)}" for name, value in changed.items())
 

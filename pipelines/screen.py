@@ -8,7 +8,6 @@ import io
 import logging
 import re
 import time
-from collections.abc import Sequence
 from typing import TextIO
 
 from sightline.telemetry import format_duration
@@ -66,10 +65,11 @@ class Screen(io.TextIOBase):
 class StepLog(logging.Filter):
     """Turns the runner's log records into one line where a step starts and one where it ends."""
 
-    def __init__(self, steps: Sequence[str], screen: Screen) -> None:
+    def __init__(self, step_count: int, screen: Screen) -> None:
         super().__init__()
-        self._steps = list(steps)
+        self._step_count = step_count
         self._screen = screen
+        self._begun = 0
         self._start = 0.0
         self.step = ""
         """The step that runs, or ran last."""
@@ -89,4 +89,5 @@ class StepLog(logging.Filter):
     def _begin(self, step: str) -> None:
         self.step, self._start = step, time.monotonic()
         self._screen.last_lines = []
-        self._screen.say(f"\n[{self._steps.index(step) + 1}/{len(self._steps)}] {step}")
+        self._begun += 1
+        self._screen.say(f"\n[{self._begun}/{self._step_count}] {step}")

@@ -1,0 +1,145 @@
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.detect import detect
+from components.evaluate import evaluate
+from components.finetune import finetune
+from components.prepare import prepare
+from components.pretrain import pretrain
+from components.promote import promote
+from components.report import report
+from pipelines.lint import find_traps
+from pipelines.parameters import own_parameters
+from sightline.steps import PIPELINE_STEPS
+
+COMPONENTS = {
+    component.name: component
+    for component in (prepare, pretrain, evaluate, finetune, detect, report, promote)
+}
+# Addresses that a component works out itself from `out` and the run's folder.
+DERIVED = {"out_uri", "store_uri", "models_uri"}
+# What a component needs to work them out.
+PLACES = {"out", "run", "run_id", "job_id"}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    from pipelines.compile import compile_pipeline
+
+    target = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compile_pipeline(target)
+    return yaml.safe_load(target.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
+def test_component_takes_exactly_the_addresses_and_own_settings_of_its_step(step):
+    inputs = set(COMPONENTS[step.name].component_spec.inputs)
+    addresses = set(step.uris_class.model_fields) - DERIVED
+    assert inputs - PLACES == addresses | set(own_parameters(step.name)) | {"settings"}
+
+
+@pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
+def test_own_parameters_are_settings_of_the_step_with_the_same_type(step):
+    types = {int: "Integer", float: "Float", str: "String"}
+    inputs = COMPONENTS[step.name].component_spec.inputs
+    for name in own_parameters(step.name):
+        default = step.config_class.defaults()[name]
+        assert inputs[name].type in (types[type(default)], "NUMBER_INTEGER", "NUMBER_DOUBLE")
+
+
+@pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
+def test_component_says_what_the_step_table_says(step):
+    assert COMPONENTS[step.name].component_spec.description == step.summary
+
+
+@pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
+def test_pipeline_shows_every_setting_of_the_step_at_its_own_default(step, compiled):
+    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+    shown = dict(parameters[f"settings_{step.name}"]["defaultValue"])
+    for name in own_parameters(step.name):
+        if name in parameters:
+            shown[name] = parameters[name]["defaultValue"]
+    assert step.config_class.from_values(shown) == step.config_class()
+
+
+@pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
+def test_defaults_of_every_preset_survive_protobuf(step):
+    from google.protobuf import json_format, struct_pb2
+
+    for preset in step.config_class.presets:
+        message = struct_pb2.Struct()
+        message.update(step.config_class.defaults(preset))
+        travelled = json_format.MessageToDict(message)
+        kept = step.config_class.from_values(travelled)
+        assert kept == step.config_class.from_values({"preset": preset})
+
+
+def test_every_step_has_the_four_presets():
+    for step in PIPELINE_STEPS:
+        assert set(step.config_class.presets) == {"seed", "paper", "mri", "demo"}, step.name
+
+
+def test_every_parameter_is_described_and_only_the_output_place_is_required(compiled):
+    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+    assert [name for name, facts in parameters.items() if not facts.get("description")] == []
+    required = [name for name, facts in parameters.items() if not facts.get("isOptional")]
+    assert required == ["out"]
+
+
+def test_steps_depend_on_each_other_as_the_table_of_contents_says(compiled):
+    tasks = compiled["root"]["dag"]["tasks"]
+    after = {name: set(task.get("dependentTasks", [])) for name, task in tasks.items()}
+    assert after == {
+        "prepare": set(),
+        "pretrain": {"prepare"},
+        "evaluate": {"prepare", "pretrain"},
+        "finetune": {"prepare", "pretrain"},
+        "detect": {"prepare", "pretrain"},
+        "report": {"prepare", "pretrain", "evaluate", "finetune", "detect"},
+        "promote": {"prepare", "report", "finetune", "detect"},
+    }
+
+
+def test_only_prepare_and_promote_are_never_cached(compiled):
+    tasks = compiled["root"]["dag"]["tasks"]
+    cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
+    assert set(tasks) - cached == {"prepare", "promote"}
+
+
+def test_only_steps_that_need_the_detector_run_in_its_image(compiled):
+    executors = compiled["deploymentSpec"]["executors"]
+    images = {name: facts["container"]["image"] for name, facts in executors.items()}
+    assert {name for name, image in images.items() if "detect" in image} == {
+        "exec-detect",
+        "exec-promote",
+    }
+
+
+def test_components_install_nothing_at_run_time(compiled):
+    for executor in compiled["deploymentSpec"]["executors"].values():
+        assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_compiled_pipeline_is_free_of_traps(compiled):
+    assert find_traps(compiled) == []
+
+
+def test_compiling_needs_no_torch(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from pipelines.compile import compile_pipeline; "
+        f"compile_pipeline(Path({str(tmp_path / 'p.yaml')!r})); "
+        "print(sorted({'torch', 'torchvision', 'ultralytics', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(inspect.getfile(find_traps)).parents[1],
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,122 @@
+import json
+
+import pytest
+
+from pipelines.__main__ import main
+from pipelines.plan import make_plan, read_assignments
+from sightline.config import SettingsError, UserError
+
+DATA = {"data_images": "images", "data_labels": "", "data_boxes": "", "data_table": ""}
+
+
+def plan(out, data=DATA, preset="seed", run_id="first", own=None, **settings):
+    return make_plan(str(out), run_id, data, preset, own or {}, settings)
+
+
+def test_all_problems_of_all_steps_are_told_at_once(tmp_path):
+    with pytest.raises(SettingsError) as refusal:
+        plan(tmp_path, pretrain={"temprature": 0.1}, finetune={"epochs": 0}, detekt={})
+    message = str(refusal.value)
+    assert "temprature is unknown, did you mean temperature?" in message
+    assert "FinetuneConfig rejects 1 setting: epochs" in message
+    assert "step 'detekt' is unknown, did you mean detect?" in message
+
+
+def test_setting_with_a_parameter_of_its_own_is_sent_there(tmp_path):
+    with pytest.raises(SettingsError, match=r"pretrain\.workers is given by --workers"):
+        plan(tmp_path, pretrain={"workers": 2})
+
+
+def test_run_without_any_images_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="at least one of images_uri, labels_uri and boxes_uri"):
+        plan(tmp_path, data={**DATA, "data_images": ""})
+
+
+@pytest.mark.parametrize("run_id", ["../up", "a/b", ".hidden", "a b", "x" * 101])
+def test_run_id_that_is_no_folder_name_is_refused(tmp_path, run_id):
+    with pytest.raises(SettingsError, match="--run-id needs letters, digits"):
+        plan(tmp_path, run_id=run_id)
+
+
+def test_place_of_an_unknown_kind_is_refused_before_work():
+    with pytest.raises(SettingsError, match="--out: cannot open ftp://x"):
+        plan("ftp://x")
+
+
+def test_arguments_carry_every_step_whole_and_own_settings_apart(tmp_path):
+    arguments = plan(
+        tmp_path, own={"seed": "3", "gate_floor": "0.7"}, pretrain={"epochs": "5"}
+    ).arguments()
+    assert arguments["seed"] == 3
+    assert arguments["gate_floor"] == 0.7
+    assert arguments["settings_pretrain"]["epochs"] == 5
+    assert arguments["settings_pretrain"]["temperature"] == 0.07
+    assert "seed" not in arguments["settings_pretrain"]
+    assert "workers" not in arguments["settings_pretrain"]
+
+
+def test_preset_decides_what_is_not_given(tmp_path):
+    from sightline.pretrain.config import PretrainConfig
+    from sightline.promote.config import PromoteConfig
+
+    arguments = plan(tmp_path, preset="demo", pretrain={"epochs": "5"}).arguments()
+    preset = PretrainConfig.presets["demo"]
+    assert arguments["settings_pretrain"]["image_size"] == preset["image_size"]
+    assert arguments["settings_pretrain"]["epochs"] == 5
+    assert arguments["gate_floor"] == PromoteConfig.from_values({"preset": "demo"}).gate_floor
+
+
+def test_folders_become_absolute_so_that_results_can_be_found_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = plan("out").arguments()
+    assert arguments["out"] == str(tmp_path / "out")
+    assert arguments["data_images"] == str(tmp_path / "images")
+    assert arguments["data_labels"] == ""
+
+
+def test_run_that_already_holds_results_is_refused_before_work(tmp_path):
+    step = tmp_path / "runs" / "first" / "prepare"
+    step.mkdir(parents=True)
+    (step / "artifacts.json").write_text("{}")
+    with pytest.raises(UserError, match=r"finished steps \(prepare\).*choose another --run-id"):
+        plan(tmp_path)
+
+
+def test_list_setting_is_given_with_commas():
+    settings = read_assignments(["finetune.label_fractions=0.1,0.5", "pretrain.epochs=2"])
+    assert settings == {
+        "finetune": {"label_fractions": ["0.1", "0.5"]},
+        "pretrain": {"epochs": "2"},
+    }
+
+
+def test_assignment_of_another_form_is_refused_with_the_form():
+    with pytest.raises(SettingsError) as refusal:
+        read_assignments(["epochs=3", "pretrian.epochs=3"])
+    message = str(refusal.value)
+    assert "--set needs step.setting=value, got 'epochs=3'" in message
+    assert "step 'pretrian' is unknown, did you mean pretrain?" in message
+
+
+def test_command_line_ends_with_2_and_starts_nothing_on_a_refused_setting(tmp_path, capsys):
+    given = ["run", "--images", "x", "--out", str(tmp_path / "out"), "--set", "pretrain.epocs=1"]
+    assert main(given) == 2
+    assert "epocs is unknown, did you mean epochs?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_flag_is_refused_with_the_nearest(tmp_path, capsys):
+    assert main(["run", "--imags", "x", "--out", str(tmp_path)]) == 2
+    assert "--imags x is unknown, did you mean --images?" in capsys.readouterr().err
+
+
+def test_settings_file_is_read_and_set_wins(tmp_path, capsys):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"pretrain": {"epochs": -1, "temperature": 0.5}}))
+    given = ["run", "--images", "x", "--out", str(tmp_path), "--settings", str(file)]
+    assert main(given) == 2
+    assert "epochs" in capsys.readouterr().err
+    assert main([*given, "--set", "pretrain.epochs=2", "--set", "report.titel=x"]) == 2
+    message = capsys.readouterr().err
+    assert "epochs" not in message
+    assert "titel is unknown, did you mean title?" in message

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+from kfp import dsl
+
+from sightline.pipeline_step import FinishedStep, run_folder, run_pipeline_step
+
+SCORES = {
+    "labels_used": 10,
+    "accuracy": {"value": 0.75, "low": 0.5, "high": 1.0},
+    "auc_macro": {"value": None, "low": None, "high": None},
+    "per_class": {"rows": {"f1": 0.5}},
+    "confusion_matrix": {"classes": ["checks", "rows"], "counts": [[3, 1], [0, 4]]},
+    "roc": {"rows": None},
+}
+
+
+def test_numbers_reach_the_metrics_artifact_by_protocol_without_nulls_and_tables():
+    metrics = dsl.Metrics()
+    FinishedStep("x", {"loss": 2, "note": "text", "protocols": {"linear": SCORES}}).show(metrics)
+    assert metrics.metadata == {"loss": 2.0, "linear labels_used": 10.0, "linear accuracy": 0.75}
+
+
+def test_confusion_matrix_has_one_row_a_true_class():
+    shown = dsl.ClassificationMetrics()
+    FinishedStep("x", {"protocols": {"linear": SCORES}}).show(classification={"linear": shown})
+    matrix = shown.metadata["confusionMatrix"]
+    assert [spec["displayName"] for spec in matrix["annotationSpecs"]] == ["checks", "rows"]
+    assert [row["row"] for row in matrix["rows"]] == [[3, 1], [0, 4]]
+
+
+def test_skipped_step_leaves_the_artifacts_empty(tmp_path):
+    metrics, shown = dsl.Metrics(), dsl.ClassificationMetrics()
+    page = dsl.HTML(uri=str(tmp_path / "page"))
+    FinishedStep("nowhere", {"skipped": "no labels were given"}).show(
+        metrics, {"linear": shown}, {"report.html": page}
+    )
+    assert metrics.metadata == shown.metadata == {}
+    assert not (tmp_path / "page").exists()
+
+
+def test_run_folder_takes_the_users_name_before_the_jobs():
+    assert run_folder("out/", "mine", "job-1") == "out/runs/mine"
+    assert run_folder("out", "", "job-1") == "out/runs/job-1"
+
+
+@pytest.mark.parametrize(("out", "run_id"), [("", "mine"), ("out", "../up"), ("out", "a/b")])
+def test_run_folder_that_cannot_be_ends_with_2(out, run_id, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_folder(out, run_id, "job-1")
+    assert capsys.readouterr().err.startswith("sightline pipeline: ")
+
+
+def test_refused_setting_ends_with_2_and_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_pipeline_step("pretrain", str(tmp_path), {}, {"temprature": 1}, {"seed": 0})
+    assert capsys.readouterr().err == (
+        "sightline pretrain: PretrainConfig rejects 1 setting: "
+        "temprature is unknown, did you mean temperature?\n"
+    )
+
+
+def test_setting_given_twice_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_pipeline_step("pretrain", str(tmp_path), {}, {"seed": 1}, {"seed": 0})
+    assert "settings_pretrain repeats seed" in capsys.readouterr().err
+
+
+def test_step_without_data_is_skipped_through_the_pipelines_door(tmp_path):
+    step = run_pipeline_step("pretrain", str(tmp_path), {"dataset_uri": ""}, {}, {"seed": 0})
+    assert step.uri == str(tmp_path / "pretrain")
+    assert json.loads((tmp_path / "pretrain" / "metrics.json").read_text()) == step.metrics
+    assert "skipped" in step.metrics
