@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import re
+from itertools import chain
+
+import pytest
+from markdown_pages import PAGES, ROOT, commands
+
+from pipelines.__main__ import main as pipelines_main
+from sightline.cli import parse_step
+from sightline.steps import COMMANDS
+
+
+def written(program: str) -> list[list[str]]:
+    return list(chain.from_iterable(commands(page, program) for page in PAGES))
+
+
+@pytest.mark.parametrize("arguments", written("sightline"), ids=" ".join)
+def test_every_sightline_command_of_the_pages_is_accepted(arguments: list[str]) -> None:
+    name, *rest = arguments
+    step = COMMANDS[name]
+    if rest != ["--help"]:
+        parse_step(name, step.summary, step.uris_class, step.config_class, rest)
+
+
+@pytest.mark.parametrize("arguments", written("python -m pipelines"), ids=" ".join)
+def test_every_pipelines_command_of_the_pages_has_known_flags(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        pipelines_main([arguments[0], "--help"])
+    assert ended.value.code == 0
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    assert {word for word in arguments if word.startswith("--")} <= known
+
+
+def test_every_make_target_of_the_pages_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = {arguments[0] for arguments in written("make")}
+    for page in PAGES:
+        named |= set(re.findall(r"`make ([a-z-]+)`", page.read_text(encoding="utf-8")))
+    assert {"demo", "test"} <= named <= targets
