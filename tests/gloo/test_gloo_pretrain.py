@@ -1,0 +1,45 @@
+"""`sightline pretrain --workers 2` as a user starts it, under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+
+import torch
+
+SETTINGS = ["--preset", "demo", "--image-size", "32", "--epochs", "1", "--workers", "2"]
+
+
+def start_pretrain(dataset_uri, out, *flags):
+    command = [sys.executable, "-m", "sightline", "pretrain", *SETTINGS, *flags]
+    addresses = ["--dataset-uri", dataset_uri, "--out-uri", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *addresses], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+def test_two_workers_publish_one_result_and_the_same_bits_twice(labelled_dataset, tmp_path):
+    states, losses = [], []
+    for name in ("one", "other"):
+        ended = start_pretrain(labelled_dataset, tmp_path / name, "--global-batch-size", "8")
+        assert ended.returncode == 0, ended.stderr
+        # Rank 0 alone tells the story.
+        assert ended.stdout.count("epoch 1/1") == 1
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        losses.append((metrics["first_loss_nats"], metrics["final_loss_nats"]))
+        path = tmp_path / name / "simclr_backbone.pth"
+        states.append(torch.load(path, weights_only=True))
+    assert metrics["steps"] == 36 // 8
+    assert losses[0] == losses[1]
+    for key, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][key]), key
+
+
+def test_what_a_worker_refuses_is_one_line_and_exit_code_2(labelled_dataset, tmp_path):
+    flags = ["--optimizer", "sgd", "--learning-rate", "1e30", "--global-batch-size", "8"]
+    ended = start_pretrain(labelled_dataset, tmp_path / "out", *flags)
+    assert ended.returncode == 2
+    assert "the loss became nan in step 2 of epoch 1" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
