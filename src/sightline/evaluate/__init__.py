@@ -3,9 +3,14 @@
 import importlib
 from typing import Any
 
-_HOMES = {"knn_predict": "neighbours", "linear_evaluation": "linear", "train_linear": "linear"}
+_HOMES = {
+    "EvaluateConfig": "config",
+    "knn_predict": "neighbours",
+    "linear_evaluation": "linear",
+    "train_linear": "linear",
+}
 
-__all__ = ["knn_predict", "linear_evaluation", "train_linear"]
+__all__ = ["EvaluateConfig", "knn_predict", "linear_evaluation", "train_linear"]
 
 
 def __getattr__(name: str) -> Any:
