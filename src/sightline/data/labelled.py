@@ -18,6 +18,8 @@ from sightline.telemetry import track
 class LabelledImages:
     """Decoded images with their labels; place i of every part belongs together."""
 
+    name: str
+    """What they are, such as `train`."""
     images: list[NDArray[np.uint8]]
     """Each of shape (height, width, 3), RGB, 0..255."""
     labels: NDArray[np.int64]
@@ -28,6 +30,11 @@ class LabelledImages:
         return len(self.images)
 
     @property
+    def names(self) -> list[str]:
+        """Each image's name."""
+        return [sample.name for sample in self.samples]
+
+    @property
     def groups(self) -> list[str]:
         """Each image's group."""
         return [sample.group for sample in self.samples]
@@ -35,6 +42,7 @@ class LabelledImages:
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> LabelledImages:
         """Return the images at some places, in that order."""
         return LabelledImages(
+            self.name,
             [self.images[i] for i in indices],
             self.labels[np.asarray(indices, dtype=np.int64)],
             [self.samples[i] for i in indices],
@@ -42,7 +50,10 @@ class LabelledImages:
 
     def __add__(self, other: LabelledImages) -> LabelledImages:
         labels = np.concatenate([self.labels, other.labels])
-        return LabelledImages(self.images + other.images, labels, self.samples + other.samples)
+        name = f"{self.name} and {other.name}"
+        return LabelledImages(
+            name, self.images + other.images, labels, self.samples + other.samples
+        )
 
 
 def read_labelled(dataset: PackedDataset, split: str, label: str) -> LabelledImages:
@@ -56,7 +67,7 @@ def read_labelled(dataset: PackedDataset, split: str, label: str) -> LabelledIma
     chosen = dataset.split(split)
     numbers = track(range(len(chosen)), f"{label}: reading {split} images", len(chosen))
     images = [chosen.read_image(number) for number in numbers]
-    return LabelledImages(images, chosen.label_indices, chosen.samples)
+    return LabelledImages(split, images, chosen.label_indices, chosen.samples)
 
 
 def check_labels(dataset: PackedDataset) -> list[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +28,7 @@ def frozen_networks(encoder: Encoder, config: EvaluateConfig) -> dict[str, Encod
 
 
 def encode_all(
-    networks: Mapping[str, Encoder], images: LabelledImages, split: str, config: EvaluateConfig
+    networks: Mapping[str, Encoder], images: LabelledImages, config: EvaluateConfig
 ) -> Features:
     """Return each network's features of the images, float32 (N, width)."""
     device = pick_device()
@@ -43,7 +41,7 @@ def encode_all(
                 encode_images(
                     network, images.images[start : start + size], config.image_size, size, device
                 )
-                for start in track(starts, f"evaluate: {name} features, {split} images, batch")
+                for start in track(starts, f"evaluate: {name} features of {images.name}, batch")
             ]
         features[name] = np.concatenate(parts)
     return features
@@ -55,18 +53,8 @@ def announce_duration(
     """Encode a few images, and say how long all of them will take on this machine."""
     few = images.take(range(min(len(images), config.encode_batch_size, 32)))
     first = next(iter(networks.values()))
-    encode_all({"first": first}, few.take([0]), "first", config)
+    encode_all({"first": first}, few.take([0]), config)
     start = time.perf_counter()
-    encode_all({"first": first}, few, "first", config)
+    encode_all({"first": first}, few, config)
     seconds = (time.perf_counter() - start) / len(few) * total * len(networks)
     announce("evaluate", f"encoding takes about {format_duration(seconds)} on this machine")
-
-
-def write_features(folder: Path, images: LabelledImages, features: Features) -> None:
-    """Write `test_features.npz`: names, labels (indices) and each network's features."""
-    arrays: dict[str, Any] = {
-        "names": np.array([sample.name for sample in images.samples], dtype=np.str_),
-        "labels": images.labels,
-        **features,
-    }
-    np.savez_compressed(folder / "test_features.npz", **arrays)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from sightline.data import open_dataset
 from sightline.data.labelled import LabelledImages, check_labels, read_labelled
 from sightline.encoders import load_encoder
+from sightline.encoders.feature_files import write_features
 from sightline.evaluate.config import EvaluateConfig, EvaluateUris
 from sightline.evaluate.features import (
     Features,
     announce_duration,
     encode_all,
     frozen_networks,
-    write_features,
 )
 from sightline.evaluate.linear import LinearTraining, train_linear
 from sightline.evaluate.neighbours import knn_predict
@@ -63,7 +63,7 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
     train, val = (read_labelled(dataset, split, "evaluate") for split in ("train", "val"))
     known = train + val
     announce_duration(networks, known, len(dataset), config)
-    features = encode_all(networks, known, "known", config)
+    features = encode_all(networks, known, config)
     trainings = {
         protocol: _train(features[network], train, val, len(dataset.classes), config, protocol)
         for protocol, network in _LINEAR_PROTOCOLS.items()
@@ -71,15 +71,15 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
 
     # Every choice is made: only now is the test split read, once.
     test = read_labelled(dataset, "test", "evaluate")
-    test_features = encode_all(networks, test, "test", config)
+    test_features = encode_all(networks, test, config)
     predictions = _predict(features, test_features, known, test, trainings, config)
     metrics: dict[str, Any] = {
         "classes": list(dataset.classes),
         "dataset": {
             "uri": uris.dataset_uri,
             "digest": dataset.digest,
-            **{f"{name}_images": len(part) for name, part in _named(train, val, test)},
-            **{f"{name}_groups": len(set(part.groups)) for name, part in _named(train, val, test)},
+            **{f"{part.name}_images": len(part) for part in (train, val, test)},
+            **{f"{part.name}_groups": len(set(part.groups)) for part in (train, val, test)},
         },
         "encoder": encoder.spec.to_json(),
         "image_size": size,
@@ -107,7 +107,7 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
         for protocol, probabilities in predictions.items():
             path = folder / f"predictions_{protocol}.csv"
             write_predictions(path, test.samples, dataset.classes, probabilities)
-        write_features(folder, test, test_features)
+        write_features(folder, test.names, test.labels, test_features)
         write_json(folder / "metrics.json", metrics)
     for protocol, entry in metrics["protocols"].items():
         announce("evaluate", f"{protocol}: test accuracy {entry['accuracy']['value']:.1%}")
@@ -120,12 +120,6 @@ def _skip(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
     with new_artifacts("evaluate", uris, config, uris.out_uri) as folder:
         write_json(folder / "metrics.json", metrics)
     return metrics
-
-
-def _named(
-    train: LabelledImages, val: LabelledImages, test: LabelledImages
-) -> list[tuple[str, LabelledImages]]:
-    return [("train", train), ("val", val), ("test", test)]
 
 
 def _train(
