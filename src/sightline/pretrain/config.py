@@ -165,11 +165,12 @@ class PretrainConfig(StepConfig):
             "global_batch_size": 256,
             "warmup_epochs": 10,
         },
-        # Gray images carry no hue or saturation; a tumour must stay in most crops.
+        # Gray images carry no hue or saturation; a tumour must stay in most crops; slices of one
+        # patient as negatives teach the patient. Chosen on a validation fold: docs/method.md.
         "mri": {
             "image_size": 96,
-            "crop_scale_min": 0.3,
-            "rotation_degrees": 15.0,
+            "crop_scale_min": 0.4,
+            "rotation_degrees": 20.0,
             "jitter_brightness": 0.4,
             "jitter_contrast": 0.4,
             "jitter_saturation": 0.0,
@@ -179,9 +180,11 @@ class PretrainConfig(StepConfig):
             "blur_sigma_max": 1.0,
             "blur_probability": 0.5,
             "temperature": 0.2,
+            "exclude_group_negatives": True,
+            "projection_batch_norm": True,
             "learning_rate": 5e-4,
             "global_batch_size": 128,
-            "epochs": 20,
+            "epochs": 15,
             "precision": "bfloat16",
         },
         "demo": {
