@@ -115,5 +115,5 @@ def open_dataset(uri: str) -> PackedDataset:
     lines = storage.read_bytes(SAMPLES_FILE)
     if hashlib.sha256(lines).hexdigest() != manifest["samples_sha256"]:
         raise UserError(f"{uri}/{SAMPLES_FILE} was altered; run prepare again")
-    samples = [Sample.from_json(json.loads(line)) for line in lines.decode().splitlines()]
+    samples = [Sample.from_json(json.loads(line)) for line in lines.decode().split("\n") if line]
     return PackedDataset(uri, storage, manifest, samples)

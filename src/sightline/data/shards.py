@@ -57,7 +57,7 @@ def write_dataset(
     version, and a version that is already there is left as it is.
 
     Args:
-        images: What to store. Equal bytes under several names are stored once per name.
+        images: What to store. Equal bytes in one shard become one member that several samples name.
         store_uri: The data set store; the version becomes a folder below it.
         kind: `images`, `labels` or `boxes`.
         classes: Class names in the order of their indices.
@@ -102,14 +102,15 @@ def _write_shards(
     while position < len(ordered):
         name = f"shard-{len(shards):05d}.tar"
         count = 0
+        offsets: dict[str, int] = {}
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as archive:
             while position < len(ordered):
                 image = ordered[position]
                 if count and archive.offset + len(image.content) > shard_size_bytes:
                     break
-                samples.append(_add(archive, image, name))
+                samples.append(_add(archive, image, name, offsets))
                 position += 1
-                count += 1
+                count = len(offsets)
         path = folder / name
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -118,21 +119,25 @@ def _write_shards(
     return samples, shards
 
 
-def _add(archive: tarfile.TarFile, image: PackedImage, shard: str) -> Sample:
+def _add(
+    archive: tarfile.TarFile, image: PackedImage, shard: str, offsets: dict[str, int]
+) -> Sample:
     digest = hashlib.sha256(image.content).hexdigest()
-    member = tarfile.TarInfo(f"{digest}.{image.suffix}")
-    member.size = len(image.content)
-    # Owner, mode and time stay fixed: equal images must give equal shards.
-    member.mode = 0o644
-    offset = archive.offset + tarfile.BLOCKSIZE
-    archive.addfile(member, io.BytesIO(image.content))
+    # webdataset refuses a shard that holds a key twice, so equal bytes share one member.
+    if digest not in offsets:
+        member = tarfile.TarInfo(f"{digest}.{image.suffix}")
+        member.size = len(image.content)
+        # Owner, mode and time stay fixed: equal images must give equal shards.
+        member.mode = 0o644
+        offsets[digest] = archive.offset + tarfile.BLOCKSIZE
+        archive.addfile(member, io.BytesIO(image.content))
     return Sample(
         name=image.name,
         group=image.group,
         split=image.split,
         sha256=digest,
         shard=shard,
-        offset_bytes=offset,
+        offset_bytes=offsets[digest],
         size_bytes=len(image.content),
         width=image.width,
         height=image.height,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from sightline.prepare.duplicates import (
 from sightline.prepare.folders import Findings, find_class_folders, find_images
 from sightline.prepare.intake import read_all, refuse_too_many_rejected
 from sightline.prepare.splits import (
+    Grouping,
     assign_splits,
     group_images,
     require_enough,
@@ -77,9 +79,10 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
         "datasets": datasets,
         "counts": {k: open_dataset(u).manifest["counts"] for k, u in datasets.items() if u},
         "classes": {kind: list(names) for kind, names in classes.items() if names},
-        "groups": {"source": grouping.source, "known": grouping.known, "images": len(all_found)},
+        "groups": describe_groups(grouping, placed),
         "duplicates": duplicates.to_json(),
         "pixel_nearest_neighbour": measure_leak(placed, config.seed),
+        "adjusted": count_adjusted(placed),
         "rejected": [
             {"set": f.kind, "name": n, "reason": why}
             for f in found
@@ -89,7 +92,7 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
     }
     with new_artifacts("prepare", uris, config, uris.out_uri) as folder:
         write_json(folder / "metrics.json", metrics)
-        write_report(folder / "data_report.html", metrics, placed, sets, config)
+        write_report(folder / "data_report.html", metrics, sets, config)
     announce("prepare", f"the data report is {uris.out_uri}/data_report.html")
     return metrics
 
@@ -106,6 +109,29 @@ def find_folders(uris: PrepareUris, config: PrepareConfig) -> list[Findings]:
     for findings in found:
         announce("prepare", f"{len(findings.images)} images under {findings.uri}")
     return found
+
+
+def describe_groups(grouping: Grouping, images: Sequence[PlacedImage]) -> dict[str, Any]:
+    """Say where groups came from, of how many images they are known, and how many there are."""
+    return {
+        "source": grouping.source,
+        "known": grouping.known,
+        "images": len(grouping.groups),
+        "count": len({image.group for image in images}),
+    }
+
+
+def count_adjusted(images: Sequence[PlacedImage]) -> list[dict[str, Any]]:
+    """Count the images that were read with a change, such as a rotation, by kind of change."""
+    changed: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        for note in image.read.notes:
+            # The values of a window differ from image to image; the kind of change is before them.
+            changed[note.split(", values")[0]].append(f"{image.kind}/{image.key}: {note}")
+    return [
+        {"change": change, "images": len(names), "example": names[0]}
+        for change, names in sorted(changed.items())
+    ]
 
 
 def check_sets(

@@ -43,13 +43,17 @@ class LocalStorage:
         """Store an object only if it still holds `expected` (None: is absent)."""
         path = self._path(key)
         self._make_folder(path.parent)
-        with (path.parent / f".lock-{path.name}").open("wb") as lock:
+        # The folder itself is locked, so that no lock file is left among the user's results.
+        lock = os.open(path.parent, os.O_RDONLY)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             present = path.read_bytes() if path.is_file() else None
             if present != expected:
                 return False
             self.write_bytes(key, content)
             return True
+        finally:
+            os.close(lock)
 
     def upload(self, source: Path, key: str) -> None:
         """Store a local file whole."""
@@ -69,12 +73,21 @@ class LocalStorage:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
         found = []
-        for folder, _, names in os.walk(self.root, followlinks=True):
+        visited: set[str] = set()
+        for folder, folders, names in os.walk(self.root, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in visited:
+                # A link back to a folder above it would otherwise be followed without end.
+                folders.clear()
+                continue
+            visited.add(real)
+            folders.sort()
             for name in names:
                 path = Path(folder, name)
                 key = path.relative_to(self.root).as_posix()
-                hidden = name.startswith((_PARTIAL_PREFIX, ".lock-"))
-                if key.startswith(prefix) and not hidden and path.is_file():
+                if not key.startswith(prefix) or name.startswith(_PARTIAL_PREFIX):
+                    continue
+                if path.is_file():
                     found.append(Entry(key, path.stat().st_size))
         yield from sorted(found, key=lambda entry: entry.key)
 
