@@ -3,9 +3,14 @@
 import importlib
 from typing import Any
 
-_HOMES = {"draw_label_fraction": "fractions", "draw_view": "augment", "fine_tune": "training"}
+_HOMES = {
+    "FinetuneConfig": "config",
+    "draw_label_fraction": "fractions",
+    "draw_view": "augment",
+    "fine_tune": "training",
+}
 
-__all__ = ["draw_label_fraction", "draw_view", "fine_tune"]
+__all__ = ["FinetuneConfig", "draw_label_fraction", "draw_view", "fine_tune"]
 
 
 def __getattr__(name: str) -> Any:
