@@ -11,12 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sightline.data import PackedDataset, derived_seed
 from sightline.encoders.yolo_detector import Detector
-from sightline.encoders.yolo_precision import Detections
+from sightline.encoders.yolo_precision import Detections, box_overlap
 from sightline.encoders.yolo_scoring import true_detections
 
 # Okabe and Ito's colours, told apart with any colour vision.
 _COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 _LONG_SIDE_PX = 512
+_SAME_PLACE_OVERLAP = 0.6
 
 
 def draw_pictures(
@@ -44,12 +45,22 @@ def draw_pictures(
     for number, index in enumerate(choose(test, count, seed), start=1):
         image = test.read_image(index)
         for protocol, detector in detectors.items():
-            found = detector.predict([image], max(detector.spec.confidence, 0.01))[0]
+            found = most_confident(detector.predict([image], detector.spec.confidence)[0])
             truth = true_detections(test, index, detector.spec.classes)
             name = f"{number:02d}-{protocol}.jpg"
             draw(image, truth, found, detector.spec.classes).save(folder / name, quality=90)
             names.append(name)
     return names
+
+
+def most_confident(found: Detections) -> Detections:
+    """Keep one class for each place: a picture with two guesses on one object is not readable."""
+    kept: list[int] = []
+    overlap = box_overlap(found.boxes, found.boxes)
+    for place in np.argsort(-found.confidence, kind="stable"):
+        if not (overlap[place, kept] > _SAME_PLACE_OVERLAP).any():
+            kept.append(int(place))
+    return Detections(found.boxes[kept], found.class_indices[kept], found.confidence[kept])
 
 
 def choose(test: PackedDataset, count: int, seed: int) -> list[int]:

@@ -173,6 +173,8 @@ def read_detector(path: Path) -> Detector:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}")
         version = content["format_version"]
         if version != FORMAT_VERSION:
             raise UserError(f"{path} has format {version}, this version reads {FORMAT_VERSION}")
