@@ -39,7 +39,9 @@ def summarize(
         "detection": {
             name: _without_curves(entry) for name, entry in results.detect.protocols.items()
         },
-        "skipped": {name: step.skipped for name, step in results.steps().items() if step.skipped},
+        "skipped_steps": {
+            name: step.skipped for name, step in results.steps().items() if step.skipped
+        },
         "datasets": {
             facts.key: {
                 "uri": facts.uri,
