@@ -1,0 +1,149 @@
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from sightline.config import UserError
+from sightline.encoders import (
+    BACKBONE_FILE,
+    EncoderSpec,
+    build_encoder,
+    load_encoder,
+    save_encoder,
+)
+from sightline.encoders.files import load_weights
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(5)
+    return torchvision.models.resnet18(weights=None)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_are_those_of_torchvision_after_its_normalisation(tmp_path, resnet, images):
+    torch.save(resnet.state_dict(), tmp_path / "weights.pth")
+    encoder = load_encoder(str(tmp_path / "weights.pth")).eval()
+    normalize = torchvision.transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    body = nn.Sequential(*list(resnet.children())[:-1]).eval()
+    with torch.inference_mode():
+        expected = body(normalize(images)).flatten(1)
+        assert torch.allclose(encoder(images), expected, atol=1e-5)
+
+
+def test_notebook_names_give_the_same_features_as_torchvision_names(tmp_path, resnet, images):
+    class Notebook(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(*list(resnet.children())[:-1])
+
+    state = Notebook().state_dict()
+    assert "features.0.weight" in state
+    torch.save(state, tmp_path / "notebook.pth")
+    torch.save(resnet.state_dict(), tmp_path / "torchvision.pth")
+    found = [
+        load_encoder(str(tmp_path / name)).eval() for name in ("notebook.pth", "torchvision.pth")
+    ]
+    with torch.inference_mode():
+        assert torch.equal(found[0](images), found[1](images))
+
+
+def test_names_that_data_parallel_and_wrappers_put_in_front_are_understood(tmp_path, resnet):
+    state = {f"module.encoder.{name}": value for name, value in resnet.state_dict().items()}
+    torch.save(state, tmp_path / "wrapped.pth")
+    encoder = load_encoder(str(tmp_path / "wrapped.pth"))
+    assert torch.equal(encoder.trunk.conv1.weight, resnet.conv1.weight)
+
+
+def test_saved_backbone_loads_into_torchvision_itself(tmp_path):
+    encoder = build_encoder(EncoderSpec("resnet18", 64), seed=3)
+    save_encoder(encoder, tmp_path)
+    state = torch.load(tmp_path / BACKBONE_FILE, weights_only=True)
+    found = torchvision.models.resnet18(weights=None).load_state_dict(state, strict=False)
+    assert (found.missing_keys, found.unexpected_keys) == (["fc.weight", "fc.bias"], [])
+
+
+def refused(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError) as caught:
+        load_encoder(str(tmp_path / "weights.pth"))
+    return str(caught.value)
+
+
+def test_another_network_is_refused_and_the_tensors_are_named(tmp_path):
+    found = refused(tmp_path, torchvision.models.resnet50(weights=None).state_dict())
+    assert "does not fit resnet18" in found
+    assert "unknown (such as layer1.0.bn3.bias)" in found
+    assert "misshapen (such as layer1.0.conv1.weight)" in found
+
+
+def test_state_dict_with_a_missing_tensor_is_refused(tmp_path, resnet):
+    state = dict(resnet.state_dict())
+    del state["layer4.1.bn2.running_var"]
+    assert "1 missing (such as layer4.1.bn2.running_var)" in refused(tmp_path, state)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}])
+def test_file_without_tensors_by_name_is_refused(tmp_path, content):
+    assert "needs a state dict of tensors" in refused(tmp_path, content)
+
+
+def test_file_that_is_no_torch_file_is_refused(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"a picture of a cat")
+    with pytest.raises(UserError, match="not a plain state dict that loads safely"):
+        load_encoder(str(tmp_path / "weights.pth"))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no weights file at .*/absent\.pth"):
+        load_encoder(str(tmp_path / "absent.pth"))
+
+
+class Payload:
+    """A pickle that makes a file when it is loaded carelessly."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.target),)
+
+
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what, protocol=2))]
+)
+def test_code_inside_a_weights_file_is_refused_and_never_runs(tmp_path, write):
+    target = tmp_path / "it-ran"
+    write({"conv1.weight": Payload(str(target))}, tmp_path / "weights.pth")
+    encoder = build_encoder(EncoderSpec("resnet18", 64), seed=0)
+    with pytest.raises(UserError, match="not a plain state dict that loads safely"):
+        load_weights(encoder, tmp_path / "weights.pth")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet18", 512), ("resnet50", 2048)])
+def test_feature_maps_have_strides_8_16_32_and_the_last_one_pools_to_h(name, width, images):
+    encoder = build_encoder(EncoderSpec(name, 64), seed=0).eval()
+    with torch.inference_mode():
+        maps = encoder.feature_maps(images)
+        assert [tuple(level.shape[2:]) for level in maps] == [(8, 8), (4, 4), (2, 2)]
+        assert encoder(images).shape == (2, width)
+        assert torch.allclose(maps[-1].mean((2, 3)), encoder(images))
+
+
+def test_seeded_initialisation_repeats_and_leaves_torchs_own_generator_alone():
+    spec = EncoderSpec("resnet18", 64)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first, second, other = (build_encoder(spec, seed=seed) for seed in (7, 7, 8))
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(first.trunk.conv1.weight, second.trunk.conv1.weight)
+    assert not torch.equal(first.trunk.conv1.weight, other.trunk.conv1.weight)
