@@ -7,6 +7,7 @@ import pytest
 from markdown_pages import PAGES, ROOT, commands
 
 from pipelines.__main__ import main as pipelines_main
+from pipelines.plan import read_assignments
 from sightline.cli import parse_step
 from sightline.steps import COMMANDS
 
@@ -32,6 +33,14 @@ def test_every_pipelines_command_of_the_pages_has_known_flags(
     assert ended.value.code == 0
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     assert {word for word in arguments if word.startswith("--")} <= known
+
+
+def test_every_setting_that_the_pages_give_a_pipeline_is_accepted() -> None:
+    for arguments in written("python -m pipelines"):
+        pairs = zip(arguments, arguments[1:], strict=False)
+        assignments = [value for flag, value in pairs if flag == "--set"]
+        for step, values in read_assignments(assignments).items():
+            COMMANDS[step].config_class.from_values(values)
 
 
 def test_every_make_target_of_the_pages_exists() -> None:
