@@ -24,7 +24,7 @@ class EncoderSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON types."""
-        return asdict(self)
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> EncoderSpec:
