@@ -106,7 +106,9 @@ def _write_shards(
         with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as archive:
             while position < len(ordered):
                 image = ordered[position]
-                if count and archive.offset + len(image.content) > shard_size_bytes:
+                # A member has a header and padding, and two blocks end the archive.
+                end = archive.offset + len(image.content) + 4 * tarfile.BLOCKSIZE
+                if count and end > shard_size_bytes:
                     break
                 samples.append(_add(archive, image, name, offsets))
                 position += 1

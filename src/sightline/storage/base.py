@@ -85,4 +85,4 @@ def open_storage(uri: str) -> Storage:
 
 def join_uri(uri: str, *parts: str) -> str:
     """Return the address of something below `uri`."""
-    return "/".join([uri.rstrip("/") or "/", *(part.strip("/") for part in parts)])
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)]) or "/"

@@ -73,15 +73,9 @@ class LocalStorage:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
         found = []
-        visited: set[str] = set()
         for folder, folders, names in os.walk(self.root, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in visited:
-                # A link back to a folder above it would otherwise be followed without end.
-                folders.clear()
-                continue
-            visited.add(real)
-            folders.sort()
+            # A link back to a folder above it would otherwise be followed without end.
+            folders[:] = [name for name in folders if not _leads_back(Path(folder, name))]
             for name in names:
                 path = Path(folder, name)
                 key = path.relative_to(self.root).as_posix()
@@ -101,7 +95,7 @@ class LocalStorage:
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
-        if not key or ".." in parts or key.startswith("/"):
+        if not key or ".." in parts or key.startswith("/") or "\0" in key:
             raise UserError(f"key {key!r} would leave {self.root}")
         return self.root.joinpath(*parts)
 
@@ -131,3 +125,7 @@ class LocalStorage:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())

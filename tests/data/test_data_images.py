@@ -1,0 +1,242 @@
+"""Every kind of file that comes as an image: read right, or refused with the reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.data.images import ImageError, check_image, decode_image
+
+CORNERS = np.array([[0, 80, 160], [240, 40, 120]], dtype=np.uint8)
+
+
+def save(image, file_format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def smooth_gray(height=40, width=60):
+    y, x = np.mgrid[:height, :width]
+    return (2 * y + 2 * x).astype(np.uint8)
+
+
+def png_chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of(width, height, rows, depth=8, color=0):
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
+
+
+def test_plain_gray_png_is_read_exactly_and_may_be_stored_as_it_is():
+    content = save(Image.fromarray(CORNERS))
+    checked = check_image(content)
+    assert checked.pixels.shape == (2, 3, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(checked.pixels[:, :, channel], CORNERS)
+    assert checked.is_plain
+    assert checked.suffix == "png"
+    assert checked.notes == ()
+    np.testing.assert_array_equal(decode_image(content), checked.pixels)
+
+
+def test_plain_jpeg_is_read_close_to_its_picture_and_may_be_stored_as_it_is():
+    content = save(Image.fromarray(smooth_gray()), "JPEG", quality=95)
+    checked = check_image(content)
+    assert checked.is_plain
+    assert checked.suffix == "jpg"
+    assert np.abs(checked.pixels[:, :, 0].astype(int) - smooth_gray()).max() <= 4
+    np.testing.assert_array_equal(decode_image(content), checked.pixels)
+
+
+# Where the picture's corner (0, 0) lies in the upright picture, from the EXIF standard.
+UPRIGHT = {
+    1: CORNERS,
+    2: np.fliplr(CORNERS),
+    3: np.flipud(np.fliplr(CORNERS)),
+    4: np.flipud(CORNERS),
+    5: CORNERS.T,
+    6: np.array([[240, 0], [40, 80], [120, 160]]),
+    7: np.array([[120, 160], [40, 80], [240, 0]]),
+    8: np.array([[160, 120], [80, 40], [0, 240]]),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_comes_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    checked = check_image(save(Image.fromarray(CORNERS), exif=exif))
+    np.testing.assert_array_equal(checked.pixels[:, :, 0], UPRIGHT[orientation])
+    assert checked.is_plain == (orientation == 1)
+
+
+def test_rotated_jpeg_is_turned_and_says_so():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    checked = check_image(save(Image.fromarray(smooth_gray(40, 60)), "JPEG", exif=exif))
+    assert checked.pixels.shape == (60, 40, 3)
+    assert checked.notes == ("turned upright (EXIF orientation 6)",)
+    # Turned clockwise: the dark upper left corner comes to the upper right.
+    assert checked.pixels[0, -1, 0] < 10 < checked.pixels[0, 0, 0]
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_16_bit_gray_is_windowed_and_not_clipped(file_format):
+    values = np.arange(1000, 5001, dtype=np.uint16).reshape(1, 4001)
+    checked = check_image(save(Image.fromarray(values), file_format))
+    gray = checked.pixels[:, :, 0]
+    # Percentiles 0.5 and 99.5 of an even ramp: 1020 and 4980 of 1000 to 5000.
+    expected = np.clip((values.astype(float) - 1020) / (4980 - 1020), 0, 1) * 255
+    assert np.abs(gray - expected).max() <= 1
+    assert not checked.is_plain
+    assert checked.notes == ("16-bit gray, values 1020 to 4980 spread over 0 to 255",)
+
+
+def test_float_tiff_with_a_nan_is_windowed():
+    values = np.linspace(-1, 1, 400, dtype=np.float32).reshape(20, 20)
+    values[0, 0] = np.nan
+    gray = check_image(save(Image.fromarray(values), "TIFF")).pixels[:, :, 0]
+    assert gray[0, 0] == 0
+    assert gray[-1, -1] == 255
+    assert (np.diff(gray.ravel().astype(int)) >= 0).all()
+
+
+def test_constant_16_bit_image_is_black_and_not_a_division_by_zero():
+    values = np.full((8, 8), 700, dtype=np.uint16)
+    assert (check_image(save(Image.fromarray(values))).pixels == 0).all()
+
+
+def test_transparent_parts_are_put_on_black():
+    color = np.zeros((2, 2, 4), dtype=np.uint8)
+    color[:, :, 0] = 200
+    color[:, :, 3] = [[255, 0], [255, 51]]
+    checked = check_image(save(Image.fromarray(color)))
+    np.testing.assert_allclose(checked.pixels[:, :, 0], [[200, 0], [200, 40]], atol=1)
+    assert checked.notes == ("transparent parts put on black",)
+
+
+def test_palette_with_a_transparent_entry_is_read_by_its_colours():
+    picture = Image.fromarray(np.array([[0, 1], [2, 1]], dtype=np.uint8))
+    picture = picture.convert("P")
+    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    plain = check_image(save(picture)).pixels
+    assert plain.tolist() == [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
+    holed = check_image(save(picture, transparency=2)).pixels
+    assert holed.tolist() == [[[10, 20, 30], [40, 50, 60]], [[0, 0, 0], [40, 50, 60]]]
+
+
+def test_one_bit_image_is_black_and_white():
+    bits = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).convert("1")
+    assert check_image(save(bits)).pixels[:, :, 0].tolist() == [[0, 255], [255, 0]]
+
+
+def test_cmyk_jpeg_is_turned_into_rgb():
+    red = Image.new("RGB", (16, 16), (250, 20, 20)).convert("CMYK")
+    checked = check_image(save(red, "JPEG", quality=95))
+    np.testing.assert_allclose(checked.pixels[8, 8], [250, 20, 20], atol=6)
+    assert checked.notes == ("CMYK turned into RGB",)
+    assert not checked.is_plain
+
+
+@pytest.mark.parametrize("file_format", ["BMP", "GIF", "TIFF", "WEBP", "PPM"])
+def test_other_formats_are_read_and_stored_as_png(file_format):
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    checked = check_image(save(Image.fromarray(CORNERS), file_format, **options))
+    np.testing.assert_array_equal(checked.pixels[:, :, 0], CORNERS)
+    assert checked.suffix == "png"
+    assert not checked.is_plain
+
+
+def refused(content):
+    with pytest.raises(ImageError) as caught:
+        check_image(content)
+    return str(caught.value)
+
+
+def test_empty_file_is_refused():
+    assert refused(b"") == "the file is empty"
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP"])
+def test_file_cut_short_is_refused(file_format):
+    noise = np.random.default_rng(0).integers(0, 256, size=(50, 50), dtype=np.uint8)
+    content = save(Image.fromarray(noise), file_format)
+    refused(content[: len(content) // 2])
+
+
+def test_png_short_of_rows_is_refused_though_its_checksums_fit():
+    whole = (b"\0" + bytes(10)) * 10
+    assert check_image(png_of(10, 10, whole)).pixels.shape == (10, 10, 3)
+    assert refused(png_of(10, 10, whole[:55])) == "rows are missing: 55 of 110 bytes of pixels"
+
+
+def test_interlaced_png_counts_its_rows_by_passes():
+    # Adam7 of 8 x 8 gray: passes of 1x1, 1x1, 2x1, 2x2, 4x2, 4x4, 8x4 pixels, a byte more a row.
+    passes = [(1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4)]
+    rows = b"".join((b"\0" + bytes(width)) * height for width, height in passes)
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
+    for pixels, is_whole in ((rows, True), (rows[:-9], False)):
+        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+        content = b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
+        if is_whole:
+            assert check_image(content).pixels.shape == (8, 8, 3)
+        else:
+            assert "rows are missing" in refused(content)
+
+
+def test_png_with_altered_pixels_is_refused():
+    content = bytearray(save(Image.fromarray(smooth_gray())))
+    content[len(content) // 2] ^= 0xFF
+    assert "damaged" in refused(bytes(content))
+
+
+def test_jpeg_with_overwritten_bytes_is_refused():
+    noise = np.random.default_rng(0).integers(0, 256, size=(200, 200), dtype=np.uint8)
+    content = bytearray(save(Image.fromarray(noise), "JPEG"))
+    middle = len(content) // 2
+    content[middle : middle + 40] = b"\xff\xd9" * 20
+    assert "damaged" in refused(bytes(content))
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_001, 1), (1, 10_001), (9_000, 9_000)])
+def test_absurd_size_is_refused_from_the_header_alone(width, height):
+    # The file holds no pixels at all, so nothing can have been decoded.
+    assert refused(png_of(width, height, b"")).startswith(f"{width} x {height} pixels, more than")
+
+
+def test_jpeg_that_claims_to_be_huge_is_refused_before_decoding():
+    content = bytearray(save(Image.fromarray(smooth_gray()), "JPEG"))
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = struct.pack(">HH", 65_000, 65_000)
+    assert "megapixels" in refused(bytes(content))
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF", "PNG", "WEBP"])
+def test_animated_image_is_refused_with_its_count(file_format):
+    frames = [Image.fromarray(np.roll(CORNERS, step).repeat(9, 0)) for step in range(3)]
+    content = save(frames[0], file_format, save_all=True, append_images=frames[1:])
+    assert refused(content).startswith("3 frames (animated, or several pages)")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"%PDF-1.7 and so on", "a PDF"),
+        (b"PK\x03\x04 and so on", "a ZIP archive"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<html></html>", "a web page"),
+        (bytes(128) + b"DICM" + bytes(20), "DICOM: export it as 16-bit PNG"),
+        (b"hello, this is text", "it starts with b'hello, t'"),
+    ],
+)
+def test_file_that_is_no_image_is_told_by_what_it_is(content, said):
+    assert said in refused(content)

@@ -1,0 +1,133 @@
+"""Groups and splits: one group, one split, and the same one for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from sightline.config import UserError
+from sightline.prepare.folders import Findings, FoundImage
+from sightline.prepare.splits import assign_splits, group_images, require_every_split, split_of
+from sightline.prepare.table import Row
+
+FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.15}
+
+
+def findings(kind, *paths):
+    images = []
+    for path in paths:
+        split, _, name = path.partition(":") if ":" in path else (None, "", path)
+        images.append(FoundImage(kind, path, name, split))
+    return Findings(kind, f"/{kind}", images)
+
+
+def splits_of(found, rows=None, pattern="", seed=0):
+    rows = rows or {}
+    grouping = group_images([i for f in found for i in f.images], rows, pattern)
+    return assign_splits(found, grouping, rows, seed=seed, **FRACTIONS)
+
+
+def test_shares_of_many_groups_are_near_the_fractions():
+    drawn = [split_of(f"patient {number}", 0, **FRACTIONS) for number in range(20_000)]
+    # Three standard errors of a share of 20,000 draws are at most 0.0085.
+    assert drawn.count("test") / 20_000 == pytest.approx(0.2, abs=0.0085)
+    assert drawn.count("val") / 20_000 == pytest.approx(0.15, abs=0.0085)
+
+
+def test_new_groups_never_move_an_old_one():
+    old = [f"{number}.png" for number in range(200)]
+    before = splits_of([findings("labels", *old)])
+    after = splits_of([findings("labels", *old, *(f"new-{n}.png" for n in range(500)))])
+    assert {name: after[name] for name in before} == before
+
+
+def test_another_seed_gives_another_split():
+    names = [f"{number}.png" for number in range(200)]
+    assert splits_of([findings("labels", *names)]) != splits_of(
+        [findings("labels", *names)], seed=1
+    )
+
+
+def test_group_has_one_split_in_all_folders():
+    names = [f"p{number:03d}_{part}.png" for number in range(100) for part in "abc"]
+    found = [findings(kind, *names[place::3]) for place, kind in enumerate(("images", "labels"))]
+    splits = splits_of(found, pattern=r"(p\d+)_")
+    assert splits == {f"p{n:03d}": split_of(f"p{n:03d}", 0, **FRACTIONS) for n in range(100)}
+
+
+def test_val_is_drawn_from_train_where_folders_hold_only_train_and_test():
+    train = [f"train:{number}.png" for number in range(2000)]
+    splits = splits_of([findings("labels", *train, "test:x.png", "test:y.png")])
+    assert splits["x.png"] == splits["y.png"] == "test"
+    drawn = [splits[f"{number}.png"] for number in range(2000)]
+    assert "test" not in drawn
+    # Three standard errors of a share of 2,000 draws: 0.024.
+    assert drawn.count("val") / 2000 == pytest.approx(0.15, abs=0.024)
+
+
+def test_test_is_drawn_from_train_where_folders_hold_only_train_and_val():
+    train = [f"train:{number}.png" for number in range(2000)]
+    splits = splits_of([findings("labels", *train, "val:x.png")])
+    drawn = [splits[f"{number}.png"] for number in range(2000)]
+    assert "val" not in drawn
+    assert drawn.count("test") / 2000 == pytest.approx(0.2, abs=0.027)
+
+
+def test_val_folder_of_one_set_decides_what_train_leaves_open_in_another():
+    labels = findings("labels", "train:a.png", "test:z.png")
+    boxes = findings("boxes", "val:a.png", "train:b.png", "test:c.png")
+    assert splits_of([labels, boxes])["a.png"] == "val"
+
+
+def test_folders_that_tear_a_group_apart_are_refused_by_name():
+    found = [findings("labels", "train:p1_a.png", "test:p1_b.png", "val:p2_a.png")]
+    with pytest.raises(
+        UserError, match=r"folders put 1 groups into two splits: p1 \(test, train\)"
+    ):
+        splits_of(found, pattern=r"(p\d)")
+
+
+def row(group="", split=""):
+    return Row(2, "name", group, split)
+
+
+def test_table_that_tears_a_group_apart_is_refused_by_name():
+    rows = {("labels", "a"): row("p1", "train"), ("labels", "b"): row("p1", "test")}
+    with pytest.raises(UserError, match=r"table puts 1 groups into two splits: p1 \(test, train\)"):
+        splits_of([findings("labels", "a", "b")], rows)
+
+
+def test_split_of_the_table_wins_over_folders_for_its_whole_group():
+    rows = {("labels", "train:a"): row("p1", "test"), ("labels", "train:b"): row("p1")}
+    splits = splits_of([findings("labels", "train:a", "train:b", "test:c")], rows)
+    assert splits == {"p1": "test", "c": "test"}
+
+
+def test_group_of_the_table_wins_over_the_pattern_and_the_pattern_over_the_name():
+    images = findings("labels", "p1_a", "p2_a", "other").images
+    grouping = group_images(images, {("labels", "p1_a"): row("patient 7")}, r"(p\d)")
+    assert [grouping.of(image) for image in images] == ["patient 7", "p2", "other"]
+    assert grouping.known == 2
+    assert grouping.warnings == ("1 images have no group and count as their own: other",)
+
+
+def test_unknown_groups_are_told_loudly():
+    grouping = group_images(findings("labels", "a", "b").images, {}, "")
+    assert "slices of one patient may be in two splits" in grouping.warnings[0]
+
+
+def test_class_that_a_split_lacks_is_refused_with_the_ways_out():
+    placed = [("train", "a"), ("train", "b"), ("val", "a"), ("val", "b"), ("test", "a")]
+    with pytest.raises(UserError) as caught:
+        require_every_split("labels", ["a", "b"], placed)
+    assert str(caught.value) == (
+        "labels: test has no b (5 images: 2 train, 2 val, 1 test): add groups, raise "
+        "test_fraction or val_fraction, choose another seed, or give the splits in a table"
+    )
+
+
+def test_empty_split_is_refused_but_unlabelled_images_need_only_train():
+    with pytest.raises(UserError, match="boxes: val is empty; test is empty"):
+        require_every_split("boxes", [], [("train", None)])
+    require_every_split("images", [], [("train", None)])
+    with pytest.raises(UserError, match="images: train is empty"):
+        require_every_split("images", [], [("test", None)])
