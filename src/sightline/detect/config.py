@@ -38,14 +38,14 @@ class DetectConfig(StepConfig):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Optimiser: adamw, or sgd with Nesterov momentum. Ultralytics' own "auto" is not offered,
     because it ignores the learning rate."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.001
     """Learning rate after the warm-up; it falls along a cosine to a hundredth."""
     backbone_learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The backbone's learning rate as a share of learning_rate; below 1 it keeps more of what
     pretraining learned."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD's momentum, or AdamW's first decay rate."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0005
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0005
     """Weight decay of the weights; biases and BatchNorm have none."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 3.0
     """Epochs during which the learning rate rises from 0; at least the last epoch is regular."""

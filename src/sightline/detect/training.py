@@ -171,7 +171,10 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
                 f"{self.protocol}: memory is too small for batches of {self.config.batch_size} "
                 f"images of {self.config.image_size_px} px: lower batch_size or image_size_px"
             )
-        super()._build_train_pipeline()
+        try:
+            super()._build_train_pipeline()
+        except ValueError as error:  # such as a last batch of one image, too little for BatchNorm
+            raise UserError(f"{self.protocol}: Ultralytics cannot train so: {error}") from None
 
     def build_optimizer(
         self, model: nn.Module, *arguments: Any, **options: Any
