@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 from markdown_pages import PAGES, ROOT, commands
@@ -37,8 +37,7 @@ def test_every_pipelines_command_of_the_pages_has_known_flags(
 
 def test_every_setting_that_the_pages_give_a_pipeline_is_accepted() -> None:
     for arguments in written("python -m pipelines"):
-        pairs = zip(arguments, arguments[1:], strict=False)
-        assignments = [value for flag, value in pairs if flag == "--set"]
+        assignments = [value for flag, value in pairwise(arguments) if flag == "--set"]
         for step, values in read_assignments(assignments).items():
             COMMANDS[step].config_class.from_values(values)
 
