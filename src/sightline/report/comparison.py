@@ -111,16 +111,21 @@ def collect_rows(results: Results) -> list[Row]:
 
 
 def label_fraction_rows(results: Results) -> list[dict[str, Any]]:
-    """Return the trainings with a part of the labels, and the whole ones to compare with."""
-    lines = []
-    for key, entry in results.finetune.protocols.items():
-        base = key if key in BY_KEY else key.partition("_")[0]
-        if base in BY_KEY:
-            protocol = BY_KEY[base]
-            lines.append({"title": protocol.title, "colour": protocol.colour, "entry": entry})
-    if len(lines) == sum(key in BY_KEY for key in results.finetune.protocols):
+    """Return the trainings with a part of the labels, fewest first, the whole ones last."""
+    fractions = results.finetune.metrics.get("label_fractions") or {}
+    if not fractions:
         return []
-    return sorted(lines, key=lambda line: (line["title"], line["entry"]["labels_used"]))
+    steps = [*sorted(fractions.items(), key=lambda item: float(item[0]))]
+    return [
+        {
+            "share": percent(float(fraction)),
+            "title": BY_KEY[key].title,
+            "colour": BY_KEY[key].colour,
+            "entry": entry,
+        }
+        for fraction, protocols in [*steps, ("1", results.finetune.protocols)]
+        for key, entry in protocols.items()
+    ]
 
 
 def measure_gaps(results: Results, config: ReportConfig) -> list[Gap]:

@@ -18,6 +18,7 @@ from sightline.report.palette import PROTOCOL_COLOURS, class_colour, class_marke
 from sightline.report.protocols import BY_KEY
 
 _RASTER_ABOVE_POINTS = 1500
+_DETECTORS = {"pretrained": "pretrained encoder", "scratch": "from scratch"}
 
 
 _SIGNS = {
@@ -51,9 +52,14 @@ def accuracy_intervals(rows: Sequence[Row], metric: str, title: str) -> Markup:
                 continue
             if number["low"] is not None:
                 axes.plot(
-                    [number["low"], number["high"]], [place] * 2, color=colour, lw=3, alpha=0.55
+                    [number["low"], number["high"]],
+                    [place] * 2,
+                    color=colour,
+                    lw=5,
+                    alpha=0.4,
+                    solid_capstyle="butt",
                 )
-            axes.plot(number["value"], place, "o", color=colour, ms=7, mec="white", mew=1)
+            axes.plot(number["value"], place, "o", color=colour, ms=6, mec="white", mew=0.8)
         axes.set_yticks(range(len(rows)), [row.protocol.title for row in rows], color=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(-0.02, 1.02)
@@ -74,8 +80,8 @@ def gap_intervals(gaps: Sequence[Gap]) -> Markup:
             number, colour = gap.accuracy, gap.better.colour
             if number["low"] is not None:
                 bounds = [100 * number["low"], 100 * number["high"]]
-                axes.plot(bounds, [place] * 2, color=colour, lw=3, alpha=0.55)
-            axes.plot(100 * number["value"], place, "o", color=colour, ms=7, mec="white", mew=1)
+                axes.plot(bounds, [place] * 2, color=colour, lw=5, alpha=0.4, solid_capstyle="butt")
+            axes.plot(100 * number["value"], place, "o", color=colour, ms=6, mec="white", mew=0.8)
         names = [f"{gap.better.title}\n{chr(8722)} {_lower(gap.baseline.title)}" for gap in gaps]
         axes.set_yticks(range(len(gaps)), names, color=INK)
         axes.set_ylim(len(gaps) - 0.5, -0.5)
@@ -220,11 +226,14 @@ def feature_map(
     return draw(320, 330, f"t-SNE map of test features: {title}", paint)
 
 
-def temperature_shares(curves: Mapping[float, tuple[Sequence[float], Sequence[float]]]) -> Markup:
+def temperature_shares(
+    curves: Mapping[float, tuple[Sequence[float], Sequence[float]]], used: float | None
+) -> Markup:
     """Draw how the gradient is shared among negatives by their similarity.
 
     Args:
-        curves: For each temperature, similarities and gradient shares relative to an equal share.
+        curves: For each temperature, the similarities of negatives and their gradient shares.
+        used: The temperature of this run, drawn bolder.
     """
     colours = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#6b6b6b")
 
@@ -235,17 +244,21 @@ def temperature_shares(curves: Mapping[float, tuple[Sequence[float], Sequence[fl
                 shares,
                 color=colours[index % len(colours)],
                 ls=_dashes(index),
-                label=f"temperature {temperature:g}",
+                lw=2.6 if temperature == used else 1.6,
+                label=f"{temperature:g}" + (", this run" if temperature == used else ""),
             )
         axes.set_yscale("log")
         lowest = min(s for _, values in curves.values() for s in values if s > 0)
-        axes.set_ylim(max(lowest / 2, 1e-6), 2)
+        # Room above for the legend: every curve ends at the upper right.
+        axes.set_ylim(max(lowest / 2, 1e-5), 30)
+        axes.set_yticks([10.0**power for power in range(-5, 1)])
         axes.yaxis.set_major_formatter(lambda value, _: _share_label(value))
         axes.minorticks_off()
         axes.set_xlabel("cosine similarity of the negative")
         axes.set_ylabel("share of the gradient")
         axes.grid()
-        axes.legend(loc="lower right")
+        legend = axes.legend(loc="upper left", title="temperature")
+        legend.get_title().set_color(MUTED)
 
     return draw(520, 330, "Share of the gradient by similarity of the negative", paint)
 
@@ -253,24 +266,25 @@ def temperature_shares(curves: Mapping[float, tuple[Sequence[float], Sequence[fl
 def precision_recall(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str
 ) -> Markup:
-    """Draw precision against recall, one curve a detector (or class).
+    """Draw precision against recall of one class, one curve a detector.
 
     Args:
-        curves: For each name, recalls and precisions.
-        title: What is drawn.
+        curves: For each detector, recalls and precisions.
+        title: The class.
     """
 
     def paint(axes: Axes) -> None:
         for index, (name, (recalls, precisions)) in enumerate(curves.items()):
             colour = PROTOCOL_COLOURS.get(name, class_colour(index))
-            axes.plot(recalls, precisions, color=colour, ls=_dashes(index), label=_shortened(name))
+            style = _dashes(index)
+            axes.plot(recalls, precisions, color=colour, ls=style, label=_DETECTORS.get(name, name))
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(-0.01, 1.04)
         axes.set_xlabel("recall")
         axes.set_ylabel("precision")
         axes.grid()
         axes.legend(loc="lower left")
-        axes.set_title(title)
+        axes.set_title(_shortened(title))
 
     return draw(340, 300, f"Precision against recall: {title}", paint)
 

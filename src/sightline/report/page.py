@@ -30,6 +30,7 @@ from sightline.report.facts import (
 from sightline.report.figures import class_sign
 from sightline.report.palette import PROTOCOL_COLOURS
 from sightline.report.results import Results
+from sightline.report.training_curves import temperature_note
 
 TABLE_METRICS = (
     "accuracy",
@@ -59,7 +60,9 @@ def render_page(findings: Findings, config: ReportConfig) -> str:
     """Return `report.html`."""
     template = _environment(autoescape=True).get_template("page.html")
     css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    return template.render(css=_trusted(css), **_context(findings, config))
+    page = template.render(css=_trusted(css), **_context(findings, config))
+    # A number and its percent sign stay on one line.
+    return page.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def render_model_card(findings: Findings, config: ReportConfig) -> str:
@@ -120,7 +123,7 @@ def _context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "class_legend": _class_legend(rows),
         "figures": findings.figures,
         "no_pretraining": _reason(results.pretrain.skipped, "pretraining left no history"),
-        "temperature_used": _temperature_used(results),
+        "temperature_note": temperature_note(results.pretrain),
         "maps_note": findings.maps_note,
         "detectors": detectors,
         "detection_test_set": _test_set(detectors[-1]["entry"]) if detectors else "",
@@ -177,7 +180,8 @@ def _tiles(findings: Findings) -> list[dict[str, str]]:
     names = ("finetuned", "scratch", "linear", "pixel_nearest_neighbour")
     tiles = [
         {
-            "name": f"{by_key[key].protocol.title}: accuracy",
+            "name": by_key[key].protocol.title,
+            "metric": "accuracy",
             "colour": by_key[key].protocol.colour,
             "value": wording.percent(by_key[key].accuracy["value"]),
             "interval": _or_no_interval(wording.percent_interval(by_key[key].accuracy)),
@@ -189,7 +193,8 @@ def _tiles(findings: Findings) -> list[dict[str, str]]:
         number = entry["map50_95"]
         tiles.append(
             {
-                "name": f"{TITLES[key]}: mAP50-95",
+                "name": TITLES[key],
+                "metric": "mAP50-95",
                 "colour": PROTOCOL_COLOURS[key],
                 "value": wording.decimal(number["value"]),
                 "interval": _or_no_interval(wording.decimal_interval(number)),
@@ -243,11 +248,6 @@ def _cell(number: int, share: float) -> dict[str, str]:
 def _class_legend(rows: Sequence[Row]) -> list[dict[str, Any]]:
     names = rows[-1].entry["confusion_matrix"]["classes"] if rows else []
     return [{"name": name, "marker": class_sign(index)} for index, name in enumerate(names)]
-
-
-def _temperature_used(results: Results) -> str:
-    used = results.pretrain.settings.get("temperature")
-    return f"This run used {used:g}." if used is not None else ""
 
 
 def _models(results: Results) -> list[dict[str, str]]:

@@ -78,7 +78,11 @@ def draw_figures(
         "learning": figures.learning_curves(learning) if learning else "",
         "loss": "",
         "rate": "",
-        "temperature": figures.temperature_shares(temperature) if temperature else "",
+        "temperature": figures.temperature_shares(
+            temperature, results.pretrain.settings.get("temperature")
+        )
+        if temperature
+        else "",
         "maps": [],
         "precision_recall": [
             figures.precision_recall(curves, name)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from sightline.report.protocols import BY_KEY
 from sightline.report.results import Results, StepResult
+from sightline.report.wording import listing, percent
 
 Points = list[tuple[float, float]]
+Curve = tuple[Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,27 @@ def read_accuracy_curves(results: Results) -> dict[str, dict[str, Points]]:
     return curves
 
 
-def read_temperature(pretrain: StepResult) -> dict[float, tuple[Sequence[float], Sequence[float]]]:
+def read_temperature(pretrain: StepResult) -> dict[float, Curve]:
     """Return for each temperature the similarities of negatives and their gradient shares."""
     content = pretrain.read_json("temperature.json") or {"curves": []}
     return {
         float(curve["temperature"]): (curve["similarities"], curve["gradient_shares"])
         for curve in content["curves"]
     }
+
+
+def temperature_note(pretrain: StepResult) -> str:
+    """Return in words how much of the gradient the hardest negatives take, and what was used."""
+    curves = read_temperature(pretrain)
+    if not curves:
+        return ""
+    said = [
+        f"{percent(max(shares))} at {temperature:g}"
+        for temperature, (_, shares) in sorted(curves.items())
+    ]
+    negatives = len(next(iter(curves.values()))[0])
+    used = (pretrain.read_json("temperature.json") or {}).get("configured")
+    return (
+        f"Of {negatives} negatives spread evenly from opposite to equal, the most similar one "
+        f"alone takes {listing(said)}." + (f" This run used {used:g}." if used is not None else "")
+    )
