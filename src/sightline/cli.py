@@ -69,9 +69,7 @@ def parse_step(
 def _build_parser(
     command: str, summary: str, uris_class: type[StepUris], config_class: type[StepConfig]
 ) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=f"sightline {command}", description=summary, allow_abbrev=False, exit_on_error=False
-    )
+    parser = _Parser(prog=f"sightline {command}", description=summary, allow_abbrev=False)
     addresses = parser.add_argument_group("addresses (s3://… or a path)")
     for name, field in uris_class.model_fields.items():
         _add_flag(addresses, uris_class, name, field)
@@ -172,4 +170,4 @@ def _explain_unknown(flag: str, uris_class: type[StepUris], config_class: type[S
 
 def complain(command: str, error: Exception) -> None:
     """Print an error the way a person reads a log at night: one line, no traceback."""
-    print(f"sightline {command}: {error}", file=sys.stderr, flush=True)
+    print(f"{f'sightline {command}'.rstrip()}: {error}", file=sys.stderr, flush=True)

@@ -51,10 +51,13 @@ class StepConfig(BaseModel):
         given = dict(values)
         preset = given.pop("preset", "seed")
         problems = []
-        if preset not in cls.presets:
+        start: Mapping[str, Any] = {}
+        if isinstance(preset, str) and preset in cls.presets:
+            start = cls.presets[preset]
+        else:
             problems.append(f"preset {preset!r} is unknown, use one of {', '.join(cls.presets)}")
         try:
-            config = cls.model_validate({**cls.presets.get(preset, {}), **given})
+            config = cls.model_validate({**start, **given})
         except ValidationError as error:
             problems.extend(_explain(cls, error))
         if problems:

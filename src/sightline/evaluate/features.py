@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.data.labelled import LabelledImages
 from sightline.encoders import Encoder, build_encoder, encode_images
@@ -44,6 +45,11 @@ def encode_all(
                 for start in track(starts, f"evaluate: {name} features of {images.name}, batch")
             ]
         features[name] = np.concatenate(parts)
+        if not np.isfinite(features[name]).all():
+            raise UserError(
+                f"the {name} encoder gives features that are not finite for {images.name} images: "
+                "its training diverged, or its precision is too low; pretrain again"
+            )
     return features
 
 
