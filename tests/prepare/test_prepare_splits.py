@@ -78,6 +78,11 @@ def test_val_folder_of_one_set_decides_what_train_leaves_open_in_another():
     assert splits_of([labels, boxes])["a.png"] == "val"
 
 
+def test_images_that_share_a_name_in_two_split_folders_are_two_groups():
+    splits = splits_of([findings("labels", "train:1.png", "val:1.png", "test:1.png")])
+    assert splits == {"train:1.png": "train", "val:1.png": "val", "test:1.png": "test"}
+
+
 def test_folders_that_tear_a_group_apart_are_refused_by_name():
     found = [findings("labels", "train:p1_a.png", "test:p1_b.png", "val:p2_a.png")]
     with pytest.raises(

@@ -115,7 +115,14 @@ def draw_slice(
     picture += skull * patient.skull_brightness
     box = None
     if patient.lesion is not None:
-        value, cover, mask = _lesion(patient.lesion, across, down, position, size_px, random)
+        value, cover, mask = _lesion(
+            patient.lesion,
+            across,
+            down,
+            position,
+            size_px,
+            _stream(patient, f"mottle {position:.4f}"),
+        )
         cover = cover * inside
         picture = (1 - cover) * picture + cover * (patient.tissue + value)
         box = _box_around(mask & (inside > 0.5), patient.lesion.kind)

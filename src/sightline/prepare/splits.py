@@ -38,6 +38,8 @@ class Grouping:
 def group_images(images: Sequence[FoundImage], rows: Rows, group_pattern: str) -> Grouping:
     """Give each image its group: the table's, else what the pattern finds, else its own name."""
     groups, alone = {}, []
+    # `train/ring/1.png` and `test/ring/1.png` are two pictures that merely share a name.
+    same_name = Counter((image.kind, image.own_name) for image in images)
     for image in images:
         row = rows.get((image.kind, image.key))
         group = row.group if row else ""
@@ -46,7 +48,8 @@ def group_images(images: Sequence[FoundImage], rows: Rows, group_pattern: str) -
             group = (match.group(1) or "") if match else ""
         if not group:
             alone.append(image.key)
-        groups[image.kind, image.key] = group or image.own_name
+            group = image.own_name if same_name[image.kind, image.own_name] == 1 else image.key
+        groups[image.kind, image.key] = group
     warnings = []
     if len(alone) == len(images):
         warnings.append(

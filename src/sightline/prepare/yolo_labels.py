@@ -185,10 +185,9 @@ def _clip(
     left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
     if right <= left or bottom <= top:
         raise LabelError(f"{place}: lies outside its image")
-    if overhang <= 0:
-        left, top, right, bottom = corners
-    box = Box(class_name, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-    return box, overhang > 1e-3
+    numbers = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+    # From corners back to what the file says, without the noise of the way there and back.
+    return Box(class_name, *(round(number, 9) for number in numbers)), overhang > 1e-3
 
 
 def _tell_unmatched(findings: Findings, unused: set[str], without: list[str]) -> None:

@@ -1,0 +1,157 @@
+"""YOLO labels: what spoils a number is refused, what can be mended is mended and told."""
+
+from __future__ import annotations
+
+import pytest
+
+from sightline.config import UserError
+from sightline.data import Box
+from sightline.prepare.yolo_labels import find_boxes
+
+NAMES = "names: [glioma, pituitary]\n"
+
+
+def make(folder, labels, yaml=NAMES):
+    """Write a data set: label text by image name, None for no label file."""
+    if yaml is not None:
+        (folder / "data.yaml").write_text(yaml)
+    for name, text in labels.items():
+        for kind, content, suffix in (("images", "", "png"), ("labels", text, "txt")):
+            path = folder / kind / f"{name}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if content is not None:
+                path.write_text(content)
+    return str(folder)
+
+
+def boxes_of(findings):
+    return {image.key: image.boxes for image in findings.images}
+
+
+def find(folder, text, overhang=0.02):
+    """Return the boxes of one label file, or why its image was rejected."""
+    uri = make(folder, {"fine": "0 0.5 0.5 0.5 0.5", "x": text})
+    findings = find_boxes(uri, overhang)
+    rejected = findings.rejected.get("images/x.png")
+    return rejected or boxes_of(findings)["images/x.png"], findings.warnings
+
+
+def test_boxes_are_read_with_their_class_names(tmp_path):
+    boxes, warnings = find(tmp_path, "1 0.5 0.25 0.2 0.1\n\n0 0.1 0.9 0.2 0.2\n")
+    assert boxes == (Box("pituitary", 0.5, 0.25, 0.2, 0.1), Box("glioma", 0.1, 0.9, 0.2, 0.2))
+    assert warnings == []
+
+
+def test_splits_come_from_either_of_the_two_usual_layouts(tmp_path):
+    uri = make(tmp_path, {"train/a": "0 .5 .5 .1 .1", "val/b": "", "test/c": "", "d": ""})
+    for name, split in (("e", "train"), ("f", "valid")):
+        for kind, suffix in (("images", "png"), ("labels", "txt")):
+            (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
+            (tmp_path / split / kind / f"{name}.{suffix}").write_text("")
+    found = find_boxes(uri, 0.02)
+    assert {image.own_name: image.folder_split for image in found.images} == {
+        **{"a.png": "train", "b.png": "val", "c.png": "test", "d.png": None},
+        **{"e.png": "train", "f.png": "val"},
+    }
+    assert found.warnings == []
+    assert boxes_of(found)["images/train/a.png"] == (Box("glioma", 0.5, 0.5, 0.1, 0.1),)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0 0.5 0.5 0 0.1", "a box of no size, 0 x 0.1"),
+        ("0 0.5 0.5 0.1 -0.1", "a box of no size"),
+        ("2 0.5 0.5 0.1 0.1", "class 2 is unknown, data.yaml names 0 to 1"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1 is unknown"),
+        ("0.5 0.5 0.5 0.1 0.1", "class 0.5 is unknown"),
+        ("glioma 0.5 0.5 0.1 0.1", "needs numbers, got 'glioma 0.5 0.5 0.1 0.1'"),
+        ("0 0.5 0.5 0.1", "needs 5 numbers (class, centre x, y, width, height), got 4"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "needs 5 numbers"),
+        ("0 nan 0.5 0.1 0.1", "needs finite numbers"),
+        ("0 0.9 0.5 0.4 0.1", "reaches 0.1 of the image's side outside it"),
+        ("0 250 130 40 60", "coordinates are shares of width and height, 0 to 1"),
+    ],
+)
+def test_wrong_line_rejects_its_image_with_file_line_and_reason(tmp_path, text, reason):
+    rejected, _ = find(tmp_path, f"0 0.5 0.5 0.1 0.1\n{text}\n")
+    assert rejected.startswith("labels/x.txt line 2: ")
+    assert reason in rejected
+
+
+def test_box_a_little_outside_is_clipped_and_told(tmp_path):
+    (box,), warnings = find(tmp_path, "0 0.95 0.5 0.12 0.2")
+    # From 0.89 to 1.01: clipped to 0.89 to 1, centre 0.945, width 0.11.
+    assert (box.x_center, box.width) == (pytest.approx(0.945), pytest.approx(0.11))
+    assert warnings == ["labels/x.txt line 1: reaches outside its image, clipped"]
+
+
+def test_rounded_box_at_the_edge_is_clipped_without_a_word(tmp_path):
+    (box,), warnings = find(tmp_path, "0 0.9500004 0.5 0.1 0.2", overhang=0)
+    assert box.x_center + box.width / 2 == pytest.approx(1, abs=1e-8)
+    assert warnings == []
+
+
+def test_polygon_becomes_its_bounding_box_and_is_told(tmp_path):
+    (box,), warnings = find(tmp_path, "1 0.2 0.3 0.6 0.3 0.4 0.7")
+    assert box.class_name == "pituitary"
+    numbers = (box.x_center, box.y_center, box.width, box.height)
+    assert numbers == pytest.approx((0.4, 0.5, 0.4, 0.4))
+    assert "a polygon, its bounding box is used" in warnings[0]
+
+
+def test_box_given_twice_counts_once(tmp_path):
+    boxes, warnings = find(tmp_path, "0 .5 .5 .1 .1\n0 .5 .5 .1 .1\n")
+    assert len(boxes) == 1
+    assert "the same box again" in warnings[0]
+
+
+def test_image_without_a_label_file_is_background_and_told(tmp_path):
+    found = find_boxes(make(tmp_path, {"a": "0 .5 .5 .1 .1", "b": None, "c": ""}), 0.02)
+    assert boxes_of(found)["images/b.png"] == boxes_of(found)["images/c.png"] == ()
+    assert found.warnings == ["1 images have no label file and count as background: images/b.png"]
+
+
+def test_label_file_without_an_image_is_told(tmp_path):
+    uri = make(tmp_path, {"a": "0 .5 .5 .1 .1"})
+    for name in ("lost", "classes"):
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 .5 .5 .1 .1")
+    assert find_boxes(uri, 0.02).warnings == ["1 label files have no image: labels/lost.txt"]
+
+
+def test_no_label_file_at_all_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"the boxes of images/a.png belong in labels/a.txt"):
+        find_boxes(make(tmp_path, {"a": None}), 0.02)
+
+
+def test_names_may_be_a_numbered_mapping(tmp_path):
+    uri = make(tmp_path, {"a": "1 .5 .5 .1 .1"}, yaml="nc: 2\nnames:\n  1: b\n  0: a\n")
+    found = find_boxes(uri, 0.02)
+    assert found.classes == ("a", "b")
+    assert found.images[0].boxes[0].class_name == "b"
+
+
+@pytest.mark.parametrize(
+    ("yaml", "reason"),
+    [
+        (None, "needs a data.yaml with the class names, got none: write"),
+        ("train: images", "needs `names`, a list of class names, got None"),
+        ("names: []", "needs `names`"),
+        ("- a", "needs `names`"),
+        ("names: {0: a, 2: b}", "needs names numbered 0 to 1"),
+        ("names: [a, a]", "names a class twice"),
+        ("nc: 3\nnames: [a, b]", "says nc: 3 and names 2 classes"),
+        ("names: [a, b", "is no YAML"),
+        ("names: !!python/object/apply:os.getcwd []", "is no YAML"),
+    ],
+)
+def test_wrong_data_yaml_is_refused(tmp_path, yaml, reason):
+    with pytest.raises(UserError) as caught:
+        find_boxes(make(tmp_path, {"a": ""}, yaml=yaml), 0.02)
+    assert reason in str(caught.value)
+
+
+def test_image_outside_the_images_folder_is_rejected(tmp_path):
+    uri = make(tmp_path, {"a": "0 .5 .5 .1 .1"})
+    (tmp_path / "b.png").write_bytes(b"")
+    assert find_boxes(uri, 0.02).rejected == {"b.png": "lies in no images folder"}
