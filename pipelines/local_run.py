@@ -33,7 +33,7 @@ def run_locally(plan: Plan) -> None:
     with tempfile.TemporaryDirectory(prefix="sightline-run-") as scratch:
         pipeline_yaml = Path(scratch, "simclr_to_yolo.yaml")
         compile_pipeline(pipeline_yaml)
-        with _environment_of_steps(Path(scratch)), _quiet_runner() as (screen, log):
+        with steps_environment(Path(scratch)), _quiet_runner() as (screen, log):
             _execute(plan, pipeline_yaml, Path(scratch), screen, log)
 
 
@@ -52,10 +52,11 @@ def _execute(plan: Plan, pipeline_yaml: Path, scratch: Path, screen: Screen, log
     except RuntimeError as error:
         if not log.step:
             raise
-        raise _explain_failure(log.step, screen.last_lines) from error
+        raise explain_failure(log.step, screen.last_lines) from error
 
 
-def _explain_failure(step: str, last_lines: list[str]) -> StepFailedError:
+def explain_failure(step: str, last_lines: list[str]) -> StepFailedError:
+    """Return why a step failed, in its own words: KFP's runner keeps no exit code."""
     mark = f"sightline {step}: "
     own = [line.removeprefix(mark) for line in last_lines if line.startswith(mark)]
     if own:
@@ -65,7 +66,7 @@ def _explain_failure(step: str, last_lines: list[str]) -> StepFailedError:
 
 
 @contextlib.contextmanager
-def _environment_of_steps(scratch: Path) -> Iterator[None]:
+def steps_environment(scratch: Path) -> Iterator[None]:
     """Make the steps run in this very Python, wherever it lies, and print as they go.
 
     KFP puts the interpreter's path, unquoted, in place of each `python3` in a step's command,

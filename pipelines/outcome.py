@@ -12,7 +12,7 @@ def describe_outcome(run_uri: str) -> str:
     summary = read_json(fetch_artifacts(join_uri(run_uri, "report")) / "summary.json")
     decision = read_json(fetch_artifacts(join_uri(run_uri, "promote")) / "metrics.json")
     classifiers, detectors = summary["protocols"], summary["detection"]
-    skipped = summary["skipped"]
+    skipped = summary["skipped_steps"]
     scale = " (demo scale: not numbers to trust)" if summary["demo_scale"]["is_demo_scale"] else ""
     return "\n".join(
         [

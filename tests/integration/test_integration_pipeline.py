@@ -1,0 +1,152 @@
+"""The whole compiled pipeline, as `python -m pipelines run` runs it, on tiny demo data."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sightline.steps import PIPELINE_STEPS, run_step
+from sightline.storage import fetch_artifacts
+
+ROOT = Path(__file__).parents[2]
+STEPS = [step.name for step in PIPELINE_STEPS]
+TINY_DATA = {
+    "patients": 36,
+    "slices_per_patient": 2,
+    "unlabelled_slices_per_patient": 1,
+    "unlabelled_patients": 0,
+    "boxed_slices_per_patient": 1,
+    "healthy_boxed_slices": 2,
+    "image_size_px": 48,
+}
+TINY_SETTINGS = {
+    "pretrain": {"epochs": 1, "image_size": 32, "global_batch_size": 16},
+    "evaluate": {"epochs": 2, "bootstrap_samples": 100},
+    "finetune": {"epochs": 1, "image_size": 32, "bootstrap_samples": 100},
+    "detect": {"epochs": 1, "image_size_px": 64, "bootstrap_samples": 10, "picture_count": 1},
+    "report": {"bootstrap_samples": 100},
+}
+
+
+def run_pipeline(*arguments, cwd=ROOT):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", "run", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    run_step("demo-data", {"out_uri": str(folder)}, TINY_DATA)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    # KFP replaces each python3 in a step's command, addresses included; a space breaks its shell.
+    return tmp_path_factory.mktemp("my python3 results")
+
+
+@pytest.fixture(scope="module")
+def finished(data, place):
+    (place / "settings.json").write_text(json.dumps(TINY_SETTINGS))
+    given = ["--preset", "demo", "--out", "out", "--run-id", "first", "--gate-floor", "0"]
+    given += ["--settings", "settings.json", "--table", data / "table.csv"]
+    for kind in ("images", "labels", "boxes"):
+        given += [f"--{kind}", data / kind]
+    done = run_pipeline(*given, cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def run_folder(finished, place):
+    return place / "out" / "runs" / "first"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_publishes_its_folder_whole(step, run_folder):
+    folder = fetch_artifacts(str(run_folder / step))
+    assert {"config.json", "metrics.json"} <= {path.name for path in folder.iterdir()}
+    assert "skipped" not in json.loads((folder / "metrics.json").read_text())
+
+
+def test_summary_compares_every_protocol_on_the_same_test_images(run_folder):
+    summary = json.loads((run_folder / "report" / "summary.json").read_text())
+    protocols = summary["protocols"]
+    assert {
+        "majority",
+        "pixel_nearest_neighbour",
+        "knn",
+        "linear",
+        "finetuned",
+        "scratch",
+    } <= set(protocols)
+    assert len({entry["test_images"] for entry in protocols.values()}) == 1
+    for entry in protocols.values():
+        assert 0 <= entry["accuracy"]["value"] <= 1
+    assert set(summary["detection"]) == {"pretrained", "scratch"}
+    assert summary["demo_scale"]["is_demo_scale"]
+
+
+def test_settings_of_the_command_line_reach_the_steps(run_folder):
+    for step, settings in TINY_SETTINGS.items():
+        told = json.loads((run_folder / step / "config.json").read_text())["settings"]
+        assert {name: told[name] for name in settings} == settings
+
+
+def test_first_champion_needs_only_the_floor(run_folder, place):
+    champions = list((place / "out" / "models").rglob("champion.json"))
+    assert len(champions) == 1
+    assert str(run_folder / "finetune") in champions[0].read_text()
+
+
+def test_steps_are_followed_live_and_the_run_ends_with_five_lines(finished, run_folder):
+    lines = finished.stdout.splitlines()
+    assert next(line for line in lines if line.startswith("[")) == "[1/7] prepare"
+    assert any(line.startswith("pretrain: epoch 1/1") for line in lines)
+    assert not any("executor_input" in line or "KFP Executor" in line for line in lines)
+    words = [line.split()[0] for line in lines[-5:]]
+    assert words == ["compared", "accuracy", "mAP50-95", "promote", "report"]
+    assert lines[-6].startswith("run first: done in ")
+    assert str(run_folder / "report" / "report.html") in lines[-1]
+
+
+def test_run_leaves_nothing_but_its_results(finished, place):
+    assert sorted(path.name for path in place.iterdir()) == ["out", "settings.json"]
+    assert sorted(path.name for path in (place / "out").iterdir()) == [
+        "datasets",
+        "models",
+        "runs",
+    ]
+
+
+def test_same_run_again_is_refused_before_any_work(data, finished, place):
+    again = run_pipeline(
+        "--labels", data / "labels", "--out", "out", "--run-id", "first", cwd=place
+    )
+    assert again.returncode == 2
+    assert "choose another --run-id" in again.stderr
+    assert again.stdout == ""
+
+
+def test_missing_folder_ends_the_run_with_2_and_publishes_nothing(tmp_path):
+    done = run_pipeline(
+        "--labels", tmp_path / "nowhere", "--out", tmp_path / "out", "--run-id", "first"
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("pipelines: step prepare failed: ")
+    assert str(tmp_path / "nowhere") in last
+    assert "Traceback" not in done.stdout + done.stderr
+    assert list((tmp_path / "out").rglob("artifacts.json")) == []
