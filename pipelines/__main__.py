@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -97,7 +97,7 @@ def _plan(given: argparse.Namespace) -> Plan:
     return make_plan(given.out, given.run_id, data, given.preset, own, settings)
 
 
-def _object(step: str, values: Any) -> Mapping[str, Any]:
+def _object(step: str, values: Any) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SettingsError(f"--settings needs an object for step {step!r}, got {values!r}")
     return values
