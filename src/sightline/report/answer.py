@@ -8,6 +8,7 @@ from typing import Any
 
 from sightline.report.comparison import Gap, Row, best_row
 from sightline.report.config import ReportConfig
+from sightline.report.detection import detection_gap_sentence
 from sightline.report.results import Results
 from sightline.report.wording import (
     count,
@@ -100,13 +101,14 @@ def _detection_sentences(results: Results) -> list[str]:
         reason = results.detect.skipped
         return [f"Nothing was detected: {reason}." if reason else "Nothing was detected."]
     said = []
-    for key, words in (("pretrained", "pretrained encoder"), ("scratch", "from scratch")):
+    for key, words in (("pretrained", "on the pretrained encoder"), ("scratch", "from scratch")):
         number = detectors.get(key, {}).get("map50_95")
         if number:
             bounds = decimal_interval(number)
             interval = f" ({bounds})" if bounds else " (no interval)"
             said.append(f"{decimal(number['value'])}{interval} {words}")
-    return [f"YOLOv12 reaches an mAP50-95 of {listing(said)}."]
+    sentences = [f"YOLOv12 reaches an mAP50-95 of {listing(said)}."]
+    return [*sentences, *filter(None, [detection_gap_sentence(results.detect)])]
 
 
 def limitations(
@@ -117,7 +119,8 @@ def limitations(
     if scale:
         found.append(
             "Demo scale: " + "; ".join(scale.reasons) + ". The numbers show that the "
-            "pipeline works, not how good the method is."
+            "pipeline works, not how good the method is, and a bootstrap over few groups gives "
+            "intervals that are too narrow."
         )
     found += [note for note in [groups_note(results, config)] if note]
     found += [

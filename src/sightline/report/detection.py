@@ -14,6 +14,7 @@ from PIL import Image
 from sightline.report.results import StepResult
 from sightline.report.wording import MINUS
 
+_WORDS = {"pretrained": "pretrained encoder", "scratch": "from scratch"}
 TITLES = {"pretrained": "YOLOv12, pretrained encoder", "scratch": "YOLOv12, from scratch"}
 _MOST_PICTURES = 12
 _LONGEST_SIDE_PX = 480
@@ -25,7 +26,7 @@ Curve = tuple[Sequence[float], Sequence[float]]
 class Picture:
     """A test image with its boxes, as an address that holds the picture itself."""
 
-    name: str
+    title: str
     data_uri: str
     width: int
     height: int
@@ -36,7 +37,8 @@ def detection_gap_sentence(detect: StepResult) -> str:
     difference = (detect.metrics.get("difference") or {}).get("map50_95")
     if not difference or difference["value"] is None:
         return ""
-    measured = f"Pretrained minus from scratch: {_signed(difference['value'])} mAP50-95"
+    value = _signed(difference["value"])
+    measured = f"Detector on the pretrained encoder minus from scratch: {value} mAP50-95"
     if difference["low"] is None:
         return f"{measured}. One test group alone gives no interval, so nothing follows from it."
     low, high = difference["low"], difference["high"]
@@ -100,4 +102,12 @@ def _embed(path: Path) -> Picture:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=82)
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    return Picture(path.stem, f"data:image/jpeg;base64,{encoded}", picture.width, picture.height)
+    return Picture(
+        _title(path.stem), f"data:image/jpeg;base64,{encoded}", picture.width, picture.height
+    )
+
+
+def _title(stem: str) -> str:
+    # `01-pretrained` is the first image as the detector on the pretrained encoder sees it.
+    number, _, detector = stem.partition("-")
+    return f"Image {number.lstrip('0')}, {_WORDS.get(detector, detector)}"

@@ -134,7 +134,6 @@ def learning_curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, flo
             for split, style in (("train", (0, (3, 2))), ("val", "-")):
                 if curves.get(split):
                     epochs, values = zip(*curves[split], strict=True)
-                    name = f"{title}, {'validation' if split == 'val' else 'training'}"
                     marker = "o" if len(epochs) < 12 else ""
                     axes.plot(
                         epochs,
@@ -143,7 +142,7 @@ def learning_curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, flo
                         ls=style,
                         marker=marker,
                         ms=3.5,
-                        label=name,
+                        label=title if split == "val" else "_",
                         lw=2 if split == "val" else 1.2,
                     )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -152,9 +151,9 @@ def learning_curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, flo
         axes.set_xlabel("epoch")
         axes.set_ylabel("accuracy")
         axes.grid()
-        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2)
+        axes.legend(loc="lower right")
 
-    return draw(560, 400, "Accuracy per epoch of the protocols, training and validation", paint)
+    return draw(460, 330, "Accuracy per epoch of the protocols, training and validation", paint)
 
 
 def pretraining_loss(epochs: Sequence[int], losses: Sequence[float], chance: float) -> Markup:
@@ -260,7 +259,7 @@ def temperature_shares(
         legend = axes.legend(loc="upper left", title="temperature")
         legend.get_title().set_color(MUTED)
 
-    return draw(520, 330, "Share of the gradient by similarity of the negative", paint)
+    return draw(460, 330, "Share of the gradient by similarity of the negative", paint)
 
 
 def precision_recall(

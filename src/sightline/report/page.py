@@ -77,7 +77,8 @@ def _environment(*, autoescape: bool) -> Environment:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=autoescape,  # noqa: S701 (off for Markdown only)
         undefined=StrictUndefined,
-        trim_blocks=True,
+        # In Markdown the end of a line is the end of a table row.
+        trim_blocks=autoescape,
     )
     environment.globals.update(
         percent=wording.percent,

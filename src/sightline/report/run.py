@@ -69,10 +69,12 @@ def draw_figures(
     classes = rows[-1].entry["confusion_matrix"]["classes"] if rows else []
     with_curves = [row for row in rows if row.protocol.key in ("linear", "scratch", "finetuned")]
     drawn = {
-        "accuracy": figures.accuracy_intervals(rows, "accuracy", "Accuracy"),
+        "accuracy": figures.accuracy_intervals(rows, "accuracy", "Accuracy") if rows else "",
         "balanced_accuracy": figures.accuracy_intervals(
             rows, "balanced_accuracy", "Balanced accuracy"
-        ),
+        )
+        if rows
+        else "",
         "gaps": figures.gap_intervals(gaps) if gaps else "",
         "roc": [figures.roc_curves(row) for row in with_curves],
         "learning": figures.learning_curves(learning) if learning else "",
