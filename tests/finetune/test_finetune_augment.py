@@ -62,9 +62,14 @@ def test_epoch_shows_every_image_once_in_batches_that_differ_by_one_at_most():
     assert batches[0][0].dtype == torch.uint8
 
 
-@pytest.mark.parametrize(("images", "expected"), [(1, 1), (32, 1), (33, 2), (64, 2)])
+@pytest.mark.parametrize(("images", "expected"), [(2, 1), (32, 1), (33, 2), (64, 2)])
 def test_steps_per_epoch_count_the_last_incomplete_batch(images, expected):
     assert steps_per_epoch(images, batch_size=32) == expected
+
+
+def test_no_batch_holds_a_single_image_which_batchnorm_could_not_learn_from():
+    config = FinetuneConfig(batch_size=2)
+    assert [len(places) for _, places in training_batches(draw_images(3), 16, config, 1)] == [3]
 
 
 def test_draws_depend_on_seed_epoch_and_image_alone():

@@ -101,5 +101,5 @@ def training_batches(
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Return how many optimiser steps an epoch has."""
-    return math.ceil(images / batch_size)
+    """Return how many optimiser steps an epoch has; BatchNorm needs two images in each."""
+    return max(1, min(math.ceil(images / batch_size), images // 2))
