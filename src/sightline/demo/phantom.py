@@ -192,7 +192,7 @@ def _lesion(
         value = np.full_like(share, 0.9)
     else:
         value = 0.8 + 0.8 * _smooth_noise(random, size_px // 4, size_px)
-        cover = np.clip(1.25 * np.exp(-((share / 0.75) ** 2)), 0, 1)
+        cover = np.clip(1.25 * np.exp(-((share / 0.7) ** 2)), 0, 1)
     return lesion.brightness * value, cover, share <= 1
 
 
