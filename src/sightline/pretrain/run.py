@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any, cast
 
+from sightline.config import UserError
 from sightline.data import PackedDataset, open_dataset
 from sightline.encoders import save_encoder
 from sightline.pretrain.config import PretrainConfig, PretrainUris
@@ -16,7 +17,7 @@ from sightline.storage import fetch_artifacts, new_artifacts, require_new
 from sightline.storage.artifacts import read_json, write_json
 from sightline.telemetry import announce, track
 from sightline.training import distributed
-from sightline.training.devices import pick_device, seed_everything
+from sightline.training.devices import device_count, pick_device, seed_everything
 from sightline.training.launch import launch, report_user_errors
 
 
@@ -58,6 +59,12 @@ def _unlabelled_images(dataset: PackedDataset) -> PackedDataset:
 
 
 def _run_in_workers(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
+    devices = device_count()
+    if devices and config.workers > devices:
+        raise UserError(
+            f"each worker needs a GPU of its own, got {config.workers} workers for {devices} "
+            f"GPUs: set workers to {devices} or less"
+        )
     addresses = ("--dataset-uri", uris.dataset_uri, "--out-uri", uris.out_uri)
     launch(["pretrain", *addresses, "--config", json.dumps(config.to_json())], config.workers)
     return cast(

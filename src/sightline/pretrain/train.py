@@ -197,15 +197,18 @@ class _Clock:
         self._steps = config.epochs * steps_per_epoch
         self._timed = min(_TIMED_STEPS, self._steps)
         self._done = 0
-        self._start = self._last = time.monotonic()
+        self._start = self._first_done = time.monotonic()
 
     def step_done(self) -> None:
         self._done += 1
-        before, self._last = self._last, time.monotonic()
-        # The first step also starts threads and memory pools, so the last one counts.
+        now = time.monotonic()
         if self._done == self._timed and distributed.is_main():
-            whole = (self._last - before) * self._steps
+            # The first step also starts threads and memory pools, so it counts only if alone.
+            per_step = (now - self._first_done) / max(1, self._timed - 1)
+            whole = now - self._start + per_step * (self._steps - self._timed)
             announce("pretrain", f"{self._steps} steps, about {format_duration(whole)} in all")
+        if self._done == 1:
+            self._first_done = now
 
     def epoch_done(self, record: EpochRecord) -> None:
         if not distributed.is_main():

@@ -21,6 +21,11 @@ def pick_device() -> torch.device:
     return torch.device("cpu")
 
 
+def device_count() -> int:
+    """Return how many accelerators the machine has; 0 means that the CPU is used."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def supports_bfloat16(device: torch.device) -> bool:
     """Say whether a device computes bfloat16 itself; a CPU that emulates it is 12 times slower."""
     if device.type == "cuda":

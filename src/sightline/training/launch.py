@@ -23,6 +23,10 @@ from sightline.config import UserError
 _ERRORS_FOLDER = "SIGHTLINE_WORKER_ERRORS"
 
 
+class WorkerError(RuntimeError):
+    """A worker ended with a defect, or was killed; it could not say why in one line."""
+
+
 def launch(arguments: Sequence[str], workers: int) -> None:
     """Run `sightline <arguments>` in several processes of this machine and wait for them.
 
@@ -31,8 +35,8 @@ def launch(arguments: Sequence[str], workers: int) -> None:
         workers: Number of processes; the cores are divided between them.
 
     Raises:
-        UserError: If a worker raised one, with its text; or if torchrun failed otherwise, after
-            everything it printed.
+        UserError: If a worker raised one, with its text.
+        WorkerError: If a worker failed otherwise, after everything it printed.
     """
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
@@ -50,11 +54,12 @@ def launch(arguments: Sequence[str], workers: int) -> None:
         with _stopped_with_us(process):
             code = process.wait()
         forwarder.join()
+        process.stderr.close()
         found = sorted(errors.iterdir())
         if found:
             raise UserError(found[0].read_text(encoding="utf-8"))
     if code:
-        raise UserError(
+        raise WorkerError(
             f"{arguments[0]} failed in one of its {workers} processes (torchrun ended with "
             f"{code}): the lines above show the reason; nothing unfinished was published"
         )
