@@ -161,3 +161,13 @@ _TABLES = ("per_class", "confusion_matrix", "roc")
 def _show_classification(scores: Mapping[str, Any], target: ClassificationMetrics) -> None:
     matrix = scores["confusion_matrix"]
     target.log_confusion_matrix(matrix["classes"], matrix["counts"])
+    # The UI draws one curve: that of the class which is hardest to tell from the rest.
+    areas = {name: facts["auc"] for name, facts in scores["per_class"].items()}
+    areas = {name: area for name, area in areas.items() if area is not None}
+    if areas:
+        curve = scores["roc"][min(areas, key=areas.__getitem__)]
+        target.log_roc_curve(
+            curve["false_positive_rate"],
+            curve["true_positive_rate"],
+            [1.0 if value is None else value for value in curve["threshold"]],
+        )

@@ -9,9 +9,17 @@ SCORES = {
     "labels_used": 10,
     "accuracy": {"value": 0.75, "low": 0.5, "high": 1.0},
     "auc_macro": {"value": None, "low": None, "high": None},
-    "per_class": {"rows": {"f1": 0.5}},
+    "per_class": {"checks": {"auc": 0.75}, "rows": {"auc": 0.5}, "columns": {"auc": None}},
     "confusion_matrix": {"classes": ["checks", "rows"], "counts": [[3, 1], [0, 4]]},
-    "roc": {"rows": None},
+    "roc": {
+        "checks": {"false_positive_rate": [9], "true_positive_rate": [9], "threshold": [9]},
+        "rows": {
+            "false_positive_rate": [0, 0.5, 1],
+            "true_positive_rate": [0, 0.5, 1],
+            "threshold": [None, 0.75, 0.25],
+        },
+        "columns": None,
+    },
 }
 
 
@@ -27,6 +35,16 @@ def test_confusion_matrix_has_one_row_a_true_class():
     matrix = shown.metadata["confusionMatrix"]
     assert [spec["displayName"] for spec in matrix["annotationSpecs"]] == ["checks", "rows"]
     assert [row["row"] for row in matrix["rows"]] == [[3, 1], [0, 4]]
+
+
+def test_curve_is_that_of_the_class_which_is_hardest_to_tell():
+    shown = dsl.ClassificationMetrics()
+    FinishedStep("x", {"protocols": {"linear": SCORES}}).show(classification={"linear": shown})
+    assert shown.metadata["confidenceMetrics"] == [
+        {"confidenceThreshold": 1.0, "recall": 0, "falsePositiveRate": 0},
+        {"confidenceThreshold": 0.75, "recall": 0.5, "falsePositiveRate": 0.5},
+        {"confidenceThreshold": 0.25, "recall": 1, "falsePositiveRate": 1},
+    ]
 
 
 def test_skipped_step_leaves_the_artifacts_empty(tmp_path):

@@ -86,6 +86,7 @@ def test_roc_curve_goes_from_corner_to_corner_through_the_hand_drawn_points():
     curve = entry["roc"]["yes"]
     assert curve["false_positive_rate"] == [0, 0, 0.5, 0.5, 1]
     assert curve["true_positive_rate"] == [0, 0.5, 0.5, 1, 1]
+    assert curve["threshold"] == [None, 0.9, 0.7, 0.5, 0.3]
 
 
 def test_long_roc_curve_is_thinned_to_200_points():

@@ -78,6 +78,7 @@ def score_classification(
         entry["roc"][name] = points and {
             "false_positive_rate": points[0],
             "true_positive_rate": points[1],
+            "threshold": points[2],
         }
     return entry
 

@@ -53,14 +53,16 @@ def macro_auc(labels: NDArray[np.integer], probabilities: Array, weights: Array)
 
 def roc_points(
     positive: NDArray[np.bool_], scores: Array, most_points: int = 200
-) -> tuple[list[float], list[float]] | None:
-    """Return the false and true positive rates of a curve, corners first and last.
+) -> tuple[list[float], list[float], list[float | None]] | None:
+    """Return false and true positive rates and the thresholds between them, corners first and last.
 
-    None if the class has no image, or every image is of the class. A curve with more than
-    `most_points` corners is thinned evenly, which moves no point.
+    A score at or above the threshold counts as positive; the first corner has none, because
+    nothing is positive there. None if the class has no image, or every image is of the class. A
+    curve with more than `most_points` corners is thinned evenly, which moves no point.
     """
     if positive.all() or not positive.any():
         return None
-    false_rate, true_rate, _ = roc_curve(positive, scores, drop_intermediate=True)
+    false_rate, true_rate, thresholds = roc_curve(positive, scores, drop_intermediate=True)
     kept = np.unique(np.linspace(0, len(false_rate) - 1, most_points).round().astype(int))
-    return false_rate[kept].tolist(), true_rate[kept].tolist()
+    shown = [float(value) if np.isfinite(value) else None for value in thresholds[kept]]
+    return false_rate[kept].tolist(), true_rate[kept].tolist(), shown
