@@ -175,3 +175,19 @@ def test_class_that_validation_lacks_is_noted_and_does_not_stop_the_step(tmp_pat
     assert metrics["notes"] == [
         "the val split has no image of b, so the choice of the best epoch ignores it"
     ]
+
+
+def test_encoder_whose_features_are_no_numbers_is_refused(tmp_path, labelled_dataset):
+    state = build_encoder(EncoderSpec("resnet18", 32), seed=1).trunk.state_dict()
+    state["layer4.1.bn2.bias"][0] = float("nan")
+    torch.save(state, tmp_path / "diverged.pth")
+    uris = EvaluateUris(
+        encoder_uri=str(tmp_path / "diverged.pth"),
+        dataset_uri=labelled_dataset,
+        out_uri=str(tmp_path / "out"),
+    )
+    with pytest.raises(
+        UserError, match="the pretrained encoder gives features that are not finite"
+    ):
+        run(uris, CONFIG)
+    assert not (tmp_path / "out").exists()

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sightline.data import open_dataset
-from sightline.data.labelled import LabelledImages, check_labels, read_labelled
+from sightline.data.labelled import check_labels, read_labelled
 from sightline.encoders import load_encoder
 from sightline.encoders.feature_files import write_features
 from sightline.evaluate.config import EvaluateConfig, EvaluateUris
-from sightline.evaluate.features import (
-    Features,
-    announce_duration,
-    encode_all,
-    frozen_networks,
-)
-from sightline.evaluate.linear import LinearTraining, train_linear
-from sightline.evaluate.neighbours import knn_predict
-from sightline.scoring import (
-    majority_probabilities,
-    nearest_neighbour_probabilities,
-    score_classification,
-    write_predictions,
-)
+from sightline.evaluate.features import announce_duration, encode_all, frozen_networks
+from sightline.evaluate.protocols import predict_protocols, train_linear_protocols
+from sightline.scoring import score_classification, write_predictions
 from sightline.storage import new_artifacts, require_new
 from sightline.storage.artifacts import write_json
 from sightline.telemetry import announce
 from sightline.training.history import write_history
-
-_LINEAR_PROTOCOLS = {"linear": "pretrained", "linear_random": "random"}
 
 
 def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
@@ -49,11 +34,12 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
         return _skip(uris, config)
     encoder = load_encoder(uris.encoder_uri)
     dataset = open_dataset(uris.dataset_uri)
+    classes = dataset.classes
     notes = check_labels(dataset)
     size = config.image_size or encoder.spec.image_size
     announce(
         "evaluate",
-        f"{encoder.spec.name} stays frozen; {len(dataset)} images of {len(dataset.classes)} "
+        f"{encoder.spec.name} stays frozen; {len(dataset)} images of {len(classes)} "
         f"classes at {size} px; kNN, and one linear layer for {config.epochs} epochs",
     )
     for note in notes:
@@ -64,17 +50,16 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
     known = train + val
     announce_duration(networks, known, len(dataset), config)
     features = encode_all(networks, known, config)
-    trainings = {
-        protocol: _train(features[network], train, val, len(dataset.classes), config, protocol)
-        for protocol, network in _LINEAR_PROTOCOLS.items()
-    }
+    trainings = train_linear_protocols(features, train, val, len(classes), config)
 
     # Every choice is made: only now is the test split read, once.
     test = read_labelled(dataset, "test", "evaluate")
     test_features = encode_all(networks, test, config)
-    predictions = _predict(features, test_features, known, test, trainings, config)
+    predictions = predict_protocols(
+        trainings, features, known, test_features, test, len(classes), config
+    )
     metrics: dict[str, Any] = {
-        "classes": list(dataset.classes),
+        "classes": list(classes),
         "dataset": {
             "uri": uris.dataset_uri,
             "digest": dataset.digest,
@@ -92,7 +77,7 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
             protocol: score_classification(
                 test.labels,
                 probabilities,
-                dataset.classes,
+                classes,
                 test.groups,
                 labels_used=len(known),
                 bootstrap_samples=config.bootstrap_samples,
@@ -106,7 +91,7 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
         write_history(folder, [row for training in trainings.values() for row in training.history])
         for protocol, probabilities in predictions.items():
             path = folder / f"predictions_{protocol}.csv"
-            write_predictions(path, test.samples, dataset.classes, probabilities)
+            write_predictions(path, test.samples, classes, probabilities)
         write_features(folder, test.names, test.labels, test_features)
         write_json(folder / "metrics.json", metrics)
     for protocol, entry in metrics["protocols"].items():
@@ -120,57 +105,3 @@ def _skip(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
     with new_artifacts("evaluate", uris, config, uris.out_uri) as folder:
         write_json(folder / "metrics.json", metrics)
     return metrics
-
-
-def _train(
-    features: NDArray[np.float32],
-    train: LabelledImages,
-    val: LabelledImages,
-    n_classes: int,
-    config: EvaluateConfig,
-    protocol: str,
-) -> LinearTraining:
-    training = train_linear(
-        features[: len(train)],
-        train.labels,
-        features[len(train) :],
-        val.labels,
-        n_classes,
-        config,
-        protocol,
-    )
-    announce(
-        "evaluate",
-        f"{protocol}: best of {config.epochs} epochs is {training.best_epoch}, "
-        f"validation accuracy {training.val_accuracy:.1%}",
-    )
-    return training
-
-
-def _predict(
-    features: Features,
-    test_features: Features,
-    known: LabelledImages,
-    test: LabelledImages,
-    trainings: dict[str, LinearTraining],
-    config: EvaluateConfig,
-) -> dict[str, NDArray[np.float64]]:
-    # kNN and the baselines choose nothing on the validation split, so they may learn from it.
-    n_classes = trainings["linear"].layer.out_features
-    predictions = {
-        "majority": majority_probabilities(known.labels, n_classes, len(test)),
-        "pixel_nearest_neighbour": nearest_neighbour_probabilities(
-            known.images, known.labels, test.images, n_classes
-        ),
-        "knn": knn_predict(
-            features["pretrained"],
-            known.labels,
-            test_features["pretrained"],
-            n_classes,
-            config.knn_neighbours,
-            config.knn_temperature,
-        ),
-    }
-    for protocol, network in _LINEAR_PROTOCOLS.items():
-        predictions[protocol] = trainings[protocol].predict(test_features[network])
-    return predictions
