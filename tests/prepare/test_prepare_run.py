@@ -198,7 +198,7 @@ def test_picture_in_two_splits_of_the_labelled_set_stays_in_test_alone(place, la
     metrics = place.run(labels_uri=labels)
     assert metrics["duplicates"]["exact_across_splits"] == 1
     assert metrics["duplicates"]["examples_exact"] == [
-        (f"labels/{copy.as_posix()} (train)", f"labels/{test.name} (test)")
+        [f"labels/{copy.as_posix()} (train)", f"labels/{test.name} (test)"]
     ]
     names = [sample.name for sample in open_dataset(metrics["datasets"]["labels"]).samples]
     assert test.name in names

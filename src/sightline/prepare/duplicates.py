@@ -39,25 +39,32 @@ class PlacedImage:
         return self.read.found.key
 
 
+@dataclass(frozen=True)
+class NearCopies:
+    """How many pairs in different splits look the same, and the first of them."""
+
+    count: int
+    examples: tuple[tuple[str, str], ...]
+
+
 @dataclass
 class Duplicates:
-    """What was found; pairs are names, the earlier split's last."""
+    """What was found; a pair names the copy in the later split, then the one that is held out."""
 
     same_split: int = 0
     across_splits: list[tuple[str, str]] = field(default_factory=list)
-    near_across_splits: list[tuple[str, str]] | None = field(default_factory=list)
+    near: NearCopies | None = None
     moved_groups: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
         """Return the counts and the first pairs for `metrics.json`."""
-        near = self.near_across_splits
         return {
             "exact_same_split": self.same_split,
             "exact_across_splits": len(self.across_splits),
-            "near_across_splits": None if near is None else len(near),
+            "near_across_splits": None if self.near is None else self.near.count,
             "groups_moved_out_of_pretraining": len(self.moved_groups),
-            "examples_exact": self.across_splits[:_SHOWN],
-            "examples_near": (near or [])[:_SHOWN],
+            "examples_exact": [list(pair) for pair in self.across_splits[:_SHOWN]],
+            "examples_near": [list(pair) for pair in self.near.examples] if self.near else [],
         }
 
 
@@ -117,8 +124,8 @@ def protect_held_out(images: Sequence[PlacedImage], found: Duplicates) -> list[P
     ]
 
 
-def find_near_copies(images: Sequence[PlacedImage]) -> list[tuple[str, str]] | None:
-    """Return pairs of different groups in different splits that look the same.
+def find_near_copies(images: Sequence[PlacedImage]) -> NearCopies | None:
+    """Count pairs of different groups in different splits that look the same.
 
     Near: the correlation of their 32 x 32 gray thumbnails is above 0.99. None: too many images
     to compare each with each.
@@ -129,7 +136,8 @@ def find_near_copies(images: Sequence[PlacedImage]) -> list[tuple[str, str]] | N
     hashes = np.array([image.read.pixels_sha256 for image in images])
     groups = np.array([image.group for image in images])
     ranks = np.array([_rank(image.split) for image in images])
-    pairs = []
+    count = 0
+    pairs: list[tuple[str, str]] = []
     held_out = np.flatnonzero(ranks < _rank("train"))
     for start in range(0, len(held_out), _BLOCK):
         rows = held_out[start : start + _BLOCK]
@@ -137,9 +145,11 @@ def find_near_copies(images: Sequence[PlacedImage]) -> list[tuple[str, str]] | N
         near &= ranks[rows][:, None] < ranks[None, :]
         near &= groups[rows][:, None] != groups[None, :]
         near &= hashes[rows][:, None] != hashes[None, :]
-        for row, column in zip(*np.nonzero(near), strict=True):
-            pairs.append((_name(images[column]), _name(images[rows[row]])))
-    return pairs
+        count += int(near.sum())
+        if len(pairs) < _SHOWN:
+            found = np.argwhere(near)[: _SHOWN - len(pairs)]
+            pairs += [(_name(images[column]), _name(images[rows[row]])) for row, column in found]
+    return NearCopies(count, tuple(pairs))
 
 
 def measure_leak(images: Sequence[PlacedImage], seed: int) -> dict[str, float] | None:

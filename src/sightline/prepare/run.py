@@ -68,7 +68,7 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
     ]
     duplicates = Duplicates()
     placed = protect_held_out(placed, duplicates)
-    duplicates.near_across_splits = find_near_copies(placed)
+    duplicates.near = find_near_copies(placed)
     sets = {kind: [image for image in placed if image.kind == kind] for kind in KINDS}
     sets["images"] = sets["images"] or union_for_pretraining(placed)
     classes = {findings.kind: findings.classes for findings in found}

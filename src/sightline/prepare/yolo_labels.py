@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +17,28 @@ from sightline.storage import Storage, join_uri, open_storage
 
 class LabelError(UserError):
     """A label file that would spoil a number; the message is the reason alone."""
+
+
+@dataclass
+class Mended:
+    """Lines of label files that were read with a change."""
+
+    clipped: list[str] = field(default_factory=list)
+    polygons: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    def tell(self) -> list[str]:
+        """Return one sentence for each kind of change."""
+        kinds = {
+            "boxes reach outside their image and were clipped": self.clipped,
+            "polygons count as their bounding boxes": self.polygons,
+            "boxes were given twice and count once": self.repeated,
+        }
+        return [
+            f"{len(places)} {change}: {', '.join(places[:5])}"
+            for change, places in kinds.items()
+            if places
+        ]
 
 
 def find_boxes(uri: str, max_box_overhang: float) -> Findings:
@@ -43,6 +66,7 @@ def find_boxes(uri: str, max_box_overhang: float) -> Findings:
     }
     used = set()
     without = []
+    mended = Mended()
     for key in keys:
         parts = key.split("/")
         if "images" not in parts[:-1]:
@@ -53,7 +77,7 @@ def find_boxes(uri: str, max_box_overhang: float) -> Findings:
         if label_key in label_keys:
             used.add(label_key)
             try:
-                boxes = _read_boxes(storage, label_key, findings, max_box_overhang)
+                boxes = _read_boxes(storage, label_key, findings.classes, max_box_overhang, mended)
             except LabelError as error:
                 findings.rejected[key] = str(error)
                 continue
@@ -65,6 +89,7 @@ def find_boxes(uri: str, max_box_overhang: float) -> Findings:
         split = splits[0] if splits else None
         own_name = "/".join([*own, parts[-1]])
         findings.images.append(FoundImage("boxes", key, own_name, split, boxes=boxes))
+    findings.warnings += mended.tell()
     _tell_unmatched(findings, label_keys - used, without)
     return findings
 
@@ -114,7 +139,11 @@ def _label_key(parts: list[str]) -> str:
 
 
 def _read_boxes(
-    storage: Storage, key: str, findings: Findings, max_box_overhang: float
+    storage: Storage,
+    key: str,
+    classes: tuple[str, ...],
+    max_box_overhang: float,
+    mended: Mended,
 ) -> tuple[Box, ...]:
     try:
         lines = storage.read_bytes(key).decode("utf-8-sig").splitlines()
@@ -125,14 +154,14 @@ def _read_boxes(
         if not line.strip():
             continue
         place = f"{key} line {number}"
-        class_name, corners, is_polygon = _parse_line(line, place, findings.classes)
+        class_name, corners, is_polygon = _parse_line(line, place, classes)
         box, is_clipped = _clip(class_name, corners, place, max_box_overhang)
         if is_polygon:
-            findings.warnings.append(f"{place}: a polygon, its bounding box is used")
+            mended.polygons.append(place)
         if is_clipped:
-            findings.warnings.append(f"{place}: reaches outside its image, clipped")
+            mended.clipped.append(place)
         if box in boxes:
-            findings.warnings.append(f"{place}: the same box again, left out")
+            mended.repeated.append(place)
         else:
             boxes.append(box)
     return tuple(boxes)
