@@ -16,8 +16,8 @@ from sightline.report.wording import MINUS
 
 _WORDS = {"pretrained": "pretrained encoder", "scratch": "from scratch"}
 TITLES = {"pretrained": "YOLOv12, pretrained encoder", "scratch": "YOLOv12, from scratch"}
-_MOST_PICTURES = 12
-_LONGEST_SIDE_PX = 480
+_MOST_PICTURES = 8
+_LONGEST_SIDE_PX = 512
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -89,7 +89,7 @@ def read_curves(detect: StepResult) -> dict[str, dict[str, Curve]]:
 
 
 def read_pictures(detect: StepResult) -> list[Picture]:
-    """Return the pictures with boxes, at most twelve, shrunk to what a page needs."""
+    """Return the pictures with boxes, at most eight, shrunk to what a page needs."""
     folder = detect.folder / "pictures"
     paths = sorted(folder.glob("*.jpg"))[:_MOST_PICTURES] if folder.is_dir() else []
     return [_embed(path) for path in paths]

@@ -145,10 +145,9 @@ def learning_curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, flo
                         label=title if split == "val" else "_",
                         lw=2 if split == "val" else 1.2,
                     )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("epoch")
+        _number_epochs(axes)
         axes.set_ylabel("accuracy")
         axes.grid()
         axes.legend(loc="lower right")
@@ -164,8 +163,7 @@ def pretraining_loss(epochs: Sequence[int], losses: Sequence[float], chance: flo
         axes.text(epochs[-1], chance, f"chance {chance:.2f}", ha="right", va="bottom", color=MUTED)
         axes.plot(epochs, losses, color=PROTOCOL_COLOURS["linear"], marker=_dots(epochs), ms=4)
         axes.set_ylim(0, max(chance, *losses) * 1.15)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch")
+        _number_epochs(axes)
         axes.set_ylabel("nats")
         axes.grid()
         axes.set_title("NT-Xent loss")
@@ -179,9 +177,8 @@ def learning_rate(epochs: Sequence[int], rates: Sequence[float]) -> Markup:
     def paint(axes: Axes) -> None:
         axes.plot(epochs, rates, color=PROTOCOL_COLOURS["scratch"], marker=_dots(epochs), ms=4)
         axes.set_ylim(0, max(rates) * 1.15 or 1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set_xlabel("epoch")
+        _number_epochs(axes)
         axes.grid()
         axes.set_title("Learning rate")
 
@@ -286,6 +283,16 @@ def precision_recall(
         axes.set_title(_shortened(title))
 
     return draw(340, 300, f"Precision against recall: {title}", paint)
+
+
+def _number_epochs(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = axes.get_xlim()
+    if high - low < 2:
+        # A single epoch would get ticks at fractions of an epoch.
+        middle = round((low + high) / 2)
+        axes.set_xlim(middle - 0.9, middle + 0.9)
+    axes.set_xlabel("epoch")
 
 
 def _dashes(index: int) -> Any:

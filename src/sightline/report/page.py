@@ -132,7 +132,7 @@ def _context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "detector_classes": detector_class_rows(results.detect),
         "pictures": read_pictures(results.detect),
         "pictures_note": "Solid boxes are the annotation, dashed ones what the detector found, "
-        "with its confidence.",
+        "with its confidence. A picture without dashed boxes is one where it found nothing.",
         "no_detection": _reason(results.detect.skipped, "no detector was trained"),
         "datasets": findings.datasets,
         "data_notes": data_notes(results),
