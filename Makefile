@@ -1,11 +1,15 @@
 # Every target in one line: make help
 
-PYTHON ?= python3
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '' 2> /dev/null && echo $$p && break; done)
 VENV ?= .venv
 DEMO ?= demo-out
 
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+QUIET := --quiet --disable-pip-version-check
+# Ultralytics asks for opencv-python, which needs a desktop's libGL and libX11. This one writes the
+# same files without them, so it comes second.
+NO_DISPLAY := opencv-python-headless
 
 .DEFAULT_GOAL := help
 .SILENT:
@@ -17,10 +21,12 @@ help: ## Show this list
 setup: $(READY) ## Make the environment in .venv (2 to 5 minutes, once)
 
 $(READY): pyproject.toml constraints.txt
+	test -n "$(PYTHON)" || { echo "setup: Python 3.11 or later is needed, found none" >&2; exit 1; }
 	echo "setup: installing into $(VENV), 2 to 5 minutes"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"setup: Python 3.11 or later is needed, got {sys.version.split()[0]}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[detect,pipelines,dev]"
+	$(RUN) -m pip install $(QUIET) -c constraints.txt -e ".[detect,pipelines,dev]"
+	$(RUN) -m pip install $(QUIET) -c constraints.txt --no-deps $(NO_DISPLAY)
 	touch $@
 
 demo: $(READY) ## Draw a data set and run the whole pipeline on it (under 5 minutes on 2 cores)
@@ -46,7 +52,7 @@ docs: $(READY) ## Write docs/settings.md from the settings classes
 constraints: ## Resolve constraints.txt anew from pyproject.toml
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check -e ".[detect,pipelines,dev]"
+	build/constraints/bin/python -m pip install $(QUIET) -e ".[detect,pipelines,dev]" $(NO_DISPLAY)
 	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/constraints
