@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -210,8 +210,3 @@ def union_for_pretraining(images: Sequence[PlacedImage]) -> list[PlacedImage]:
         first.setdefault(image.read.pixels_sha256, image)
     chosen = set(map(id, first.values()))
     return [image for image in images if id(image) in chosen]
-
-
-def splits_of(images: Sequence[PlacedImage]) -> Mapping[str, int]:
-    """Count images per split."""
-    return {split: sum(image.split == split for image in images) for split in SPLITS}

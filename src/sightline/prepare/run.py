@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sightline.data import open_dataset, write_dataset
+from sightline.data import write_dataset
 from sightline.data.shards import PackedImage
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.data_report import write_report
@@ -14,11 +13,11 @@ from sightline.prepare.duplicates import (
     Duplicates,
     PlacedImage,
     find_near_copies,
-    measure_leak,
     protect_held_out,
     reject_two_classes,
     union_for_pretraining,
 )
+from sightline.prepare.facts import describe_result
 from sightline.prepare.folders import Findings, find_class_folders, find_images
 from sightline.prepare.intake import read_all, refuse_too_many_rejected
 from sightline.prepare.splits import (
@@ -48,13 +47,7 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
     """
     require_new(uris.out_uri)
     found = find_folders(uris, config)
-    rows = read_table(uris.table_uri) if uris.table_uri else []
-    all_found = [image for findings in found for image in findings.images]
-    matched, warnings = match_rows(rows, all_found)
-    grouping = group_images(all_found, matched, config.group_pattern)
-    splits = assign_splits(
-        found, grouping, matched, config.seed, config.test_fraction, config.val_fraction
-    )
+    grouping, splits, warnings = decide_splits(found, uris, config)
     side = config.stored_short_side_px
     sides = {"images": side, "labels": side, "boxes": config.boxes_short_side_px}
     images = read_all(found, sides, config.max_bad_fraction)
@@ -75,21 +68,8 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
     check_sets(sets, classes, config)
     announce("prepare", f"packing {sum(map(len, sets.values()))} images")
     datasets = {kind: pack(kind, sets[kind], classes, uris, config) for kind in KINDS}
-    metrics: dict[str, Any] = {
-        "datasets": datasets,
-        "counts": {k: open_dataset(u).manifest["counts"] for k, u in datasets.items() if u},
-        "classes": {kind: list(names) for kind, names in classes.items() if names},
-        "groups": describe_groups(grouping, placed),
-        "duplicates": duplicates.to_json(),
-        "pixel_nearest_neighbour": measure_leak(placed, config.seed),
-        "adjusted": count_adjusted(placed),
-        "rejected": [
-            {"set": f.kind, "name": n, "reason": why}
-            for f in found
-            for n, why in f.rejected.items()
-        ],
-        "warnings": [*grouping.warnings, *warnings, *(w for f in found for w in f.warnings)],
-    }
+    metrics = describe_result(found, grouping, placed, duplicates, datasets, config.seed)
+    metrics["warnings"] = [*grouping.warnings, *warnings, *metrics["warnings"]]
     with new_artifacts("prepare", uris, config, uris.out_uri) as folder:
         write_json(folder / "metrics.json", metrics)
         write_report(folder / "data_report.html", metrics, sets, config)
@@ -111,27 +91,18 @@ def find_folders(uris: PrepareUris, config: PrepareConfig) -> list[Findings]:
     return found
 
 
-def describe_groups(grouping: Grouping, images: Sequence[PlacedImage]) -> dict[str, Any]:
-    """Say where groups came from, of how many images they are known, and how many there are."""
-    return {
-        "source": grouping.source,
-        "known": grouping.known,
-        "images": len(grouping.groups),
-        "count": len({image.group for image in images}),
-    }
-
-
-def count_adjusted(images: Sequence[PlacedImage]) -> list[dict[str, Any]]:
-    """Count the images that were read with a change, such as a rotation, by kind of change."""
-    changed: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        for note in image.read.notes:
-            # The values of a window differ from image to image; the kind of change is before them.
-            changed[note.split(", values")[0]].append(f"{image.kind}/{image.key}: {note}")
-    return [
-        {"change": change, "images": len(names), "example": names[0]}
-        for change, names in sorted(changed.items())
-    ]
+def decide_splits(
+    found: Sequence[Findings], uris: PrepareUris, config: PrepareConfig
+) -> tuple[Grouping, dict[str, str], list[str]]:
+    """Return every image's group, every group's split, and what a user must know of the table."""
+    rows = read_table(uris.table_uri) if uris.table_uri else []
+    images = [image for findings in found for image in findings.images]
+    matched, warnings = match_rows(rows, images)
+    grouping = group_images(images, matched, config.group_pattern)
+    splits = assign_splits(
+        found, grouping, matched, config.seed, config.test_fraction, config.val_fraction
+    )
+    return grouping, splits, warnings
 
 
 def check_sets(
