@@ -116,6 +116,36 @@ def test_backbone_learns_at_its_share_of_the_learning_rate(
     }
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what happens without a GPU")
+def test_bfloat16_without_a_gpu_says_that_float32_is_used(
+    new_detector, boxes_dataset, tiny_config, tmp_path, capsys
+):
+    config = tiny_config(epochs=1, image_size_px=32, precision="bfloat16")
+    train_detector(new_detector("yolo12n"), "x", open_dataset(boxes_dataset), config, tmp_path)
+    assert "float32 is used on cpu" in capsys.readouterr().out
+
+
+def test_last_batch_of_one_small_image_is_refused(
+    new_detector, boxes_dataset, tiny_config, tmp_path
+):
+    config = tiny_config(image_size_px=32, batch_size=7)
+    with pytest.raises(UserError, match="batch_size 7 and image_size_px 32 on 8 images, choose"):
+        train_detector(new_detector("yolo12n"), "x", open_dataset(boxes_dataset), config, tmp_path)
+
+
+def test_memory_that_is_too_small_is_told_and_the_batch_is_not_halved(
+    new_detector, boxes_dataset, tiny_config, tmp_path, monkeypatch
+):
+    def run_out(trainer, batch):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(training._Trainer, "preprocess_batch", run_out)
+    with pytest.raises(UserError, match="memory is too small for batches of 4 images of 64 px"):
+        train_detector(
+            new_detector("yolo12n"), "x", open_dataset(boxes_dataset), tiny_config(), tmp_path
+        )
+
+
 def test_equal_seeds_train_equal_detectors(new_detector, boxes_dataset, tiny_config, tmp_path):
     states = []
     for attempt in ("first", "second"):

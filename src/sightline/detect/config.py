@@ -92,9 +92,9 @@ class DetectConfig(StepConfig):
             "color_gain": 0.3,
         },
         "demo": {
-            "image_size_px": 96,
-            "epochs": 8,
-            "batch_size": 16,
+            "image_size_px": 64,
+            "epochs": 12,
+            "batch_size": 8,
             "warmup_epochs": 1.0,
             "mosaic_probability": 0.0,
             "mosaic_off_epochs": 0,
