@@ -72,9 +72,17 @@ def gray_classifier() -> Callable[..., Classifier]:
 
 
 def make_gray_dataset(
-    store: Path, classes: tuple[str, ...] = ("dark", "light"), swapped: int = 0, seed: int = 0
+    store: Path,
+    classes: tuple[str, ...] = ("dark", "light"),
+    swapped: int = 0,
+    seed: int = 0,
+    turned: bool = False,
 ) -> str:
-    """Pack 20 test images, half dark and half light; `swapped` of them carry the wrong label."""
+    """Pack 20 test images, half dark and half light; `swapped` of them carry the wrong label.
+
+    Turned, the test split begins with the images that are otherwise the train split.
+    """
+    marks = {"train": 2, "val": 1, "test": 0} if turned else {"train": 0, "val": 1, "test": 2}
     images = []
     for split, count in (("train", 4), ("val", 4), ("test", TEST_IMAGES)):
         for number in range(count):
@@ -84,6 +92,7 @@ def make_gray_dataset(
             # One level of gray apart, so that every image is its own.
             pixels = np.full((SIDE_PX, SIDE_PX, 3), GRAYS[gray], np.uint8)
             pixels[0, 0] = number + 50 * seed
+            pixels[0, 1] = marks[split]
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
             images.append(

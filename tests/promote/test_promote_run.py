@@ -121,6 +121,16 @@ def test_same_challenger_twice_changes_nothing_and_says_so(runs: Any):
     assert runs.champion() == before
 
 
+def test_champion_that_has_seen_the_test_images_is_told_of(runs: Any):
+    dataset = runs.dataset()
+    runs.promote("first", runs.finetune(dataset), dataset)
+    same_split = runs.promote("second", runs.finetune(dataset, scale=2.0), dataset)
+    assert same_split["champion_before"]["test_images_seen"] == 0
+    turned = runs.dataset(turned=True)  # its first 4 of 20 test images were training images
+    other_split = runs.promote("third", runs.finetune(turned, scale=3.0), turned)
+    assert other_split["champion_before"]["test_images_seen"] == 4
+
+
 def test_champion_outlives_the_run_it_came_from(runs: Any):
     dataset = runs.dataset()
     own_run = shutil.copytree(runs.finetune(dataset), runs.root / "first/finetune")

@@ -83,6 +83,20 @@ def measure_difference(
     )
 
 
+def count_seen(champion: dict[str, Any], dataset: PackedDataset) -> int | None:
+    """Return how many test images the champion learned from or was chosen by.
+
+    Groups keep their split as long as the seed stays; with another seed a champion may be judged
+    on images it knows, which favours it. None: its data set is gone, so nobody can tell.
+    """
+    try:
+        own = open_dataset(str(champion.get("dataset_uri", "")))
+    except UserError:
+        return None
+    known = {sample.sha256 for sample in own.samples if sample.split != "test"}
+    return sum(sample.sha256 in known for sample in dataset.split("test").samples)
+
+
 def store_model(
     challenger: Challenger,
     task: PromotedTask,
@@ -94,9 +108,24 @@ def store_model(
 
     A version that is there already holds the same bytes and is left as it is.
     """
-    if open_storage(model_uri).exists(ARTIFACTS_FILE):
-        fetch_artifacts(model_uri)
-        return
+    storage = open_storage(model_uri)
+    if not storage.exists(ARTIFACTS_FILE):
+        try:
+            _copy(challenger, task, model_uri, uris, config)
+        except UserError:
+            # Another run that stores the same model may have finished first.
+            if not storage.exists(ARTIFACTS_FILE):
+                raise
+    fetch_artifacts(model_uri)
+
+
+def _copy(
+    challenger: Challenger,
+    task: PromotedTask,
+    model_uri: str,
+    uris: PromoteUris,
+    config: PromoteConfig,
+) -> None:
     with new_artifacts("promote", uris, config, model_uri) as folder:
         for name in task.files:
             shutil.copyfile(challenger.folder / name, folder / name)

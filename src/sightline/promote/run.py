@@ -8,6 +8,7 @@ from typing import Any
 from sightline.config import UserError
 from sightline.promote.challenger import (
     Challenger,
+    count_seen,
     measure_difference,
     read_challenger,
     store_model,
@@ -137,7 +138,14 @@ def _decision(
             "recorded_metric": champion.record.get("metric"),
             "recorded_value": champion.record.get("value"),
             "on_this_test_split": score.entry[config.metric] if score else None,
+            "test_images_seen": count_seen(champion.record, challenger.dataset) if score else None,
         }
+        if before["test_images_seen"]:
+            announce(
+                "promote",
+                f"the champion has seen {before['test_images_seen']} of these test images in "
+                "training, which favours it: retrain with the seed of its data set",
+            )
     after = challenger.version if judgement.promoted else champion and champion.version
     return {
         "promoted": judgement.promoted,
