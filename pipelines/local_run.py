@@ -4,16 +4,20 @@ import contextlib
 import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Plan
 from pipelines.screen import Screen, StepLog
 from sightline.steps import PIPELINE_STEPS
+
+_PROCESS_FILE = "step.pid"
 
 
 class StepFailedError(Exception):
@@ -33,7 +37,11 @@ def run_locally(plan: Plan) -> None:
     with tempfile.TemporaryDirectory(prefix="sightline-run-") as scratch:
         pipeline_yaml = Path(scratch, "simclr_to_yolo.yaml")
         compile_pipeline(pipeline_yaml)
-        with steps_environment(Path(scratch)), _quiet_runner() as (screen, log):
+        with (
+            steps_environment(Path(scratch)),
+            _stopped_with_us(Path(scratch)),
+            _quiet_runner() as (screen, log),
+        ):
             _execute(plan, pipeline_yaml, Path(scratch), screen, log)
 
 
@@ -75,7 +83,12 @@ def steps_environment(scratch: Path) -> Iterator[None]:
     commands = scratch / "bin"
     commands.mkdir()
     launcher = commands / "python3"
-    launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    launcher.write_text(
+        "#!/bin/sh\n"
+        f"echo $$ > {shlex.quote(str(scratch / _PROCESS_FILE))}\n"
+        f'exec {shlex.quote(sys.executable)} "$@"\n',
+        encoding="utf-8",
+    )
     launcher.chmod(0o755)
     temporary = scratch / "tmp"
     temporary.mkdir()
@@ -94,6 +107,22 @@ def steps_environment(scratch: Path) -> Iterator[None]:
         sys.executable = executable
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _stopped_with_us(scratch: Path) -> Iterator[None]:
+    """Hand SIGTERM on to the step that runs: KFP would leave it working for nobody."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int((scratch / _PROCESS_FILE).read_text(encoding="utf-8")), number)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
