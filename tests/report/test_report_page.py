@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from sightline.config import UserError
+from sightline.report import figures
 from sightline.report.config import ReportConfig, ReportUris
 from sightline.report.run import run
 from sightline.storage import NotFoundError
@@ -85,6 +86,14 @@ def test_every_chart_is_valid_and_told_to_those_who_cannot_see_it(finished_repor
         assert root.attrib["role"] == "img"
         assert len(root.attrib["aria-label"]) > 10
         assert "<metadata" not in chart
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_few_epochs_are_numbered_by_whole_numbers(epochs: int):
+    numbers = list(range(1, epochs + 1))
+    chart = figures.pretraining_loss(numbers, [2.0] * epochs, 4.0)
+    before_label = chart[: chart.index(">epoch<")]
+    assert re.findall(r">([0-9.]+)</text>", before_label) == [str(number) for number in numbers]
 
 
 def test_page_is_the_same_when_made_again(

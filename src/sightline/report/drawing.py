@@ -42,7 +42,11 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "text.color": INK,
     "lines.linewidth": 1.8,
-    "legend.frameon": False,
+    # A curve that runs below a legend must not cross its words.
+    "legend.frameon": True,
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
     "legend.fontsize": 8.5,
     "savefig.dpi": 150,
 }

@@ -150,7 +150,7 @@ def learning_curves(history: Mapping[str, Mapping[str, Sequence[tuple[float, flo
         _number_epochs(axes)
         axes.set_ylabel("accuracy")
         axes.grid()
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
 
     return draw(460, 330, "Accuracy per epoch of the protocols, training and validation", paint)
 
@@ -286,12 +286,13 @@ def precision_recall(
 
 
 def _number_epochs(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    low, high = axes.get_xlim()
-    if high - low < 2:
-        # A single epoch would get ticks at fractions of an epoch.
-        middle = round((low + high) / 2)
-        axes.set_xlim(middle - 0.9, middle + 0.9)
+    first, last = axes.dataLim.intervalx
+    if last - first < 5:
+        # MaxNLocator falls back to fractions of an epoch when there are this few.
+        axes.set_xlim(first - 0.5, last + 0.5)
+        axes.set_xticks(range(round(first), round(last) + 1))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
 
 
