@@ -18,9 +18,9 @@ from sightline.encoders.yolo_detector import DetectorSpec, build_detector
 
 @pytest.fixture
 def new_detector(encoder_uri):
-    def make(name):
+    def make(name, image_size_px=64):
         encoder = load_encoder(encoder_uri(name))
-        spec = DetectorSpec(encoder.spec, "n", ("disc", "square"), image_size_px=64)
+        spec = DetectorSpec(encoder.spec, "n", ("disc", "square"), image_size_px)
         return build_detector(encoder, spec)
 
     return make
@@ -65,6 +65,22 @@ def test_training_starts_from_the_encoders_own_function_and_leaves_it(
             assert torch.allclose(inside, own, atol=1e-5, rtol=0)
     assert backbone_digest(detector.network) == before
     assert backbone_digest(trained.detector.network) != before
+
+
+def test_training_takes_the_image_size_of_the_detector(
+    new_detector, boxes_dataset, tiny_config, tmp_path, monkeypatch
+):
+    seen = []
+
+    def look(trainer, batch):
+        seen.append(tuple(batch["img"].shape[2:]))
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(training._Trainer, "preprocess_batch", look)
+    config = tiny_config(image_size_px=96)
+    with pytest.raises(UserError, match="seen enough"):
+        train_detector(new_detector("yolo12n"), "x", open_dataset(boxes_dataset), config, tmp_path)
+    assert seen == [(64, 64)]
 
 
 def initialised_again(trainer):
@@ -120,17 +136,19 @@ def test_backbone_learns_at_its_share_of_the_learning_rate(
 def test_bfloat16_without_a_gpu_says_that_float32_is_used(
     new_detector, boxes_dataset, tiny_config, tmp_path, capsys
 ):
-    config = tiny_config(epochs=1, image_size_px=32, precision="bfloat16")
-    train_detector(new_detector("yolo12n"), "x", open_dataset(boxes_dataset), config, tmp_path)
+    config = tiny_config(epochs=1, precision="bfloat16")
+    detector = new_detector("yolo12n", image_size_px=32)
+    train_detector(detector, "x", open_dataset(boxes_dataset), config, tmp_path)
     assert "float32 is used on cpu" in capsys.readouterr().out
 
 
 def test_last_batch_of_one_small_image_is_refused(
     new_detector, boxes_dataset, tiny_config, tmp_path
 ):
-    config = tiny_config(image_size_px=32, batch_size=7)
+    config = tiny_config(batch_size=7)
+    detector = new_detector("yolo12n", image_size_px=32)
     with pytest.raises(UserError, match="batch_size 7 and image_size_px 32 on 8 images, choose"):
-        train_detector(new_detector("yolo12n"), "x", open_dataset(boxes_dataset), config, tmp_path)
+        train_detector(detector, "x", open_dataset(boxes_dataset), config, tmp_path)
 
 
 def test_memory_that_is_too_small_is_told_and_the_batch_is_not_halved(
@@ -150,10 +168,10 @@ def test_equal_seeds_train_equal_detectors(new_detector, boxes_dataset, tiny_con
     states = []
     for attempt in ("first", "second"):
         trained = train_detector(
-            new_detector("yolo12n"),
+            new_detector("yolo12n", image_size_px=32),
             "x",
             open_dataset(boxes_dataset),
-            tiny_config(epochs=1, image_size_px=32),
+            tiny_config(epochs=1),
             tmp_path / attempt,
         )
         states.append(trained.detector.network.state_dict())

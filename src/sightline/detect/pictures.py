@@ -92,11 +92,14 @@ def draw(
     font = ImageFont.load_default(size=14)
     for box, class_index in zip(truth.boxes * scale, truth.class_indices, strict=True):
         canvas.rectangle(tuple(box), outline=_color(class_index), width=3)
+    for box, class_index in zip(found.boxes * scale, found.class_indices, strict=True):
+        _dashed_rectangle(canvas, tuple(float(v) for v in box), _color(class_index))
+    # Texts last, so that no box strikes one through: what is true below, what was found above.
+    for box, class_index in zip(truth.boxes * scale, truth.class_indices, strict=True):
         _write(canvas, (box[0], box[3] + 2), classes[class_index], class_index, font, size)
     for box, class_index, confidence in zip(
         found.boxes * scale, found.class_indices, found.confidence, strict=True
     ):
-        _dashed_rectangle(canvas, tuple(float(v) for v in box), _color(class_index))
         text = f"{classes[class_index]} {confidence:.2f}"
         _write(canvas, (box[0], box[1] - 19), text, class_index, font, size)
     return picture

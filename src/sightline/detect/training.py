@@ -57,7 +57,8 @@ def train_detector(
     """Train a detector and return it as it was in its best epoch on the validation split.
 
     Args:
-        detector: With the backbone to start from; it is not changed.
+        detector: With the backbone to start from; it is not changed. Training takes its image
+            size, whatever the settings say.
         protocol: Its name in messages and in the history.
         dataset: With annotated images in the splits train and val.
         config: The step's settings.
@@ -68,6 +69,7 @@ def train_detector(
         UserError: If the loss is no number, memory runs out, or the backbone that training would
             start from is not the given one.
     """
+    config = config.model_copy(update={"image_size_px": detector.spec.image_size_px})
     with _quiet():
         trainer = _Trainer(detector, protocol, dataset, config, scratch_folder, on_timed)
         trainer.train()
