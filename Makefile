@@ -41,7 +41,7 @@ check: $(READY) ## Check formatting, style, types and the direction of imports
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 pipelines: $(READY) ## Compile the pipeline to build/simclr_to_yolo.yaml
 	$(RUN) -m pipelines compile
