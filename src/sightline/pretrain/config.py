@@ -189,7 +189,7 @@ class PretrainConfig(StepConfig):
         },
         "demo": {
             "image_size": 64,
-            "crop_scale_min": 0.3,
+            "crop_scale_min": 0.5,
             "rotation_degrees": 15.0,
             "jitter_brightness": 0.4,
             "jitter_contrast": 0.4,
@@ -200,8 +200,10 @@ class PretrainConfig(StepConfig):
             "blur_sigma_max": 1.0,
             "blur_probability": 0.5,
             "temperature": 0.2,
+            "exclude_group_negatives": True,
+            "projection_batch_norm": True,
             "global_batch_size": 64,
-            "epochs": 12,
+            "epochs": 16,
             "precision": "bfloat16",
         },
     }
