@@ -16,7 +16,6 @@ def prepare(
     out: str,
     run_id: str,
     job_id: str,
-    seed: int,
     settings: dict,
     data_report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -28,6 +27,6 @@ def prepare(
     run = run_folder(out, run_id, job_id)
     uris = {"images_uri": images_uri, "labels_uri": labels_uri, "boxes_uri": boxes_uri}
     uris |= {"table_uri": table_uri, "store_uri": join_uri(out, "datasets")}
-    step = run_pipeline_step("prepare", run, uris, settings, {"seed": seed})
+    step = run_pipeline_step("prepare", run, uris, settings, {})
     step.show(metrics=metrics, pages={"data_report.html": data_report})
     return (run, step.uri, *dataset_uris(step))

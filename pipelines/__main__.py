@@ -122,7 +122,7 @@ def _run_parser() -> _Parser:
     run.add_argument("--out", required=True, metavar="FOLDER", help="data sets, runs and models")
     run.add_argument("--run-id", default="", metavar="NAME", help="its folder's name [time, UTC]")
     run.add_argument("--preset", default="seed", help="seed, paper, mri or demo [seed]")
-    run.add_argument("--seed", metavar="INT", help="seed of every step [0]")
+    run.add_argument("--seed", metavar="INT", help="seed of every training; splits stay [0]")
     run.add_argument("--workers", metavar="INT", help="processes that pretrain together [1]")
     run.add_argument(
         "--set",

@@ -9,7 +9,7 @@ GATE = ("gate_floor", "gate_margin", "gate_metric")
 OWN_PARAMETERS = ("seed", "workers", *GATE)
 """Settings that a user changes most: each is a typed parameter of the pipeline, by its own name."""
 
-_OF_STEP = {"pretrain": ("seed", "workers"), "promote": ("seed", *GATE)}
+_OF_STEP = {"prepare": (), "pretrain": ("seed", "workers"), "promote": ("seed", *GATE)}
 
 
 def own_parameters(step: str) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ def simclr_to_yolo(
         data_table: CSV with the columns name, group, split that fixes groups and splits; empty:
             none.
         run_id: Name of the run's folder under <out>/runs; empty: KFP's own id of the run.
-        seed: Seed of every step's random numbers.
+        seed: Seed of every training and of what is drawn from its results; the splits have their
+            own, split_seed in settings_prepare, and stay.
         workers: Processes that pretrain together.
         gate_metric: Number that decides about promotion; auto: the task's own.
         gate_floor: Least value of that number that a champion must reach, from 0 to 1.
@@ -73,7 +74,6 @@ def simclr_to_yolo(
         out=out,
         run_id=run_id,
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        seed=seed,
         settings=settings_prepare,
     ).set_caching_options(False)  # a folder may hold other images tomorrow
     run = prepared.outputs["run"]

@@ -90,12 +90,12 @@ def test_no_group_is_in_two_splits(place, labels):
     assert sum(map(len, groups)) == len(set.union(*groups)) == 3 * 24
 
 
-def test_same_input_gives_the_same_versions_and_another_seed_others(place, labels, tmp_path):
+def test_same_input_gives_the_same_versions_and_another_split_seed_others(place, labels, tmp_path):
     first = place.run(labels_uri=labels)["datasets"]
     assert place.run(labels_uri=labels)["datasets"] == first
     moved = shutil.copytree(labels, tmp_path / "moved")
     assert place.run(labels_uri=moved)["datasets"] == first
-    other = PrepareConfig(group_pattern=BY_GROUP.group_pattern, seed=1)
+    other = PrepareConfig(group_pattern=BY_GROUP.group_pattern, split_seed=1)
     assert place.run(other, labels_uri=labels)["datasets"]["labels"] != first["labels"]
 
 
@@ -312,7 +312,9 @@ def test_one_group_in_two_splits_is_refused_before_any_image_is_read(place, labe
 
 def test_class_that_a_split_lacks_is_refused(place, tmp_path, make_images):
     labels = make_images(tmp_path / "few", groups_per_class=3)
-    assert "choose another seed, or give the splits in a table" in place.refusal(labels_uri=labels)
+    assert "choose another split_seed, or give the splits in a table" in place.refusal(
+        labels_uri=labels
+    )
 
 
 def test_class_with_too_few_images_is_refused(place, labels):
@@ -352,7 +354,7 @@ def test_impossible_settings_are_refused(values, reason):
 
 def test_every_preset_is_valid():
     for preset in ("seed", "paper", "mri", "demo"):
-        assert PrepareConfig.from_values({"preset": preset}).seed == 0
+        assert PrepareConfig.from_values({"preset": preset}).split_seed == 0
 
 
 class Links(HTMLParser):

@@ -126,7 +126,7 @@ def test_class_that_a_split_lacks_is_refused_with_the_ways_out():
         require_every_split("labels", ["a", "b"], placed)
     assert str(caught.value) == (
         "labels: test has no b (5 images: 2 train, 2 val, 1 test): add groups, raise "
-        "test_fraction or val_fraction, choose another seed, or give the splits in a table"
+        "test_fraction or val_fraction, choose another split_seed, or give the splits in a table"
     )
 
 

@@ -48,8 +48,9 @@ class PrepareConfig(StepConfig):
         "demo": {},
     }
 
-    seed: int = Field(default=0, ge=0)
-    """Decides, with a group's name and nothing else, the split of the group."""
+    split_seed: int = Field(default=0, ge=0)
+    """Decides, with a group's name and nothing else, the split of the group. The pipeline's seed
+    leaves it alone: trainings with other seeds are tested on the same images."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the groups that the test split gets, where neither folders nor table say."""
     val_fraction: float = Field(default=0.15, gt=0, lt=1)

@@ -55,7 +55,7 @@ def write_report(
         ],
         splits=SPLITS,
         rejected=metrics["rejected"][:_SHOWN_REJECTED],
-        seed=config.seed,
+        seed=config.split_seed,
     )
     path.write_text(text, encoding="utf-8")
 
@@ -92,7 +92,7 @@ def choose_samples(
 ) -> list[dict[str, Any]]:
     """Return sample pictures by class, one a group first, the same for the same seed."""
     by_class: dict[str, list[PlacedImage]] = defaultdict(list)
-    order = sorted(images, key=lambda image: derived_seed("sample", config.seed, image.key))
+    order = sorted(images, key=lambda image: derived_seed("sample", config.split_seed, image.key))
     order.sort(key=lambda image: image.split != "train")
     for image in order:
         for name in _class_names(image, kind):

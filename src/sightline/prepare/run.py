@@ -68,7 +68,7 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
     check_sets(sets, classes, config)
     announce("prepare", f"packing {sum(map(len, sets.values()))} images")
     datasets = {kind: pack(kind, sets[kind], classes, uris, config) for kind in KINDS}
-    metrics = describe_result(found, grouping, placed, duplicates, datasets, config.seed)
+    metrics = describe_result(found, grouping, placed, duplicates, datasets, config.split_seed)
     metrics["warnings"] = [*grouping.warnings, *warnings, *metrics["warnings"]]
     with new_artifacts("prepare", uris, config, uris.out_uri) as folder:
         write_json(folder / "metrics.json", metrics)
@@ -100,7 +100,7 @@ def decide_splits(
     matched, warnings = match_rows(rows, images)
     grouping = group_images(images, matched, config.group_pattern)
     splits = assign_splits(
-        found, grouping, matched, config.seed, config.test_fraction, config.val_fraction
+        found, grouping, matched, config.split_seed, config.test_fraction, config.val_fraction
     )
     return grouping, splits, warnings
 

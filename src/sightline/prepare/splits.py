@@ -165,7 +165,8 @@ def require_every_split(
         raise UserError(
             f"{kind}: {'; '.join(missing[:6])} ({len(placed)} images: "
             f"{', '.join(f'{counts[split]} {split}' for split in SPLITS)}): add groups, raise "
-            "test_fraction or val_fraction, choose another seed, or give the splits in a table"
+            "test_fraction or val_fraction, choose another split_seed, or give the splits in a "
+            "table"
         )
 
 

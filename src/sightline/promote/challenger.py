@@ -86,8 +86,8 @@ def measure_difference(
 def count_seen(champion: dict[str, Any], dataset: PackedDataset) -> int | None:
     """Return how many test images the champion learned from or was chosen by.
 
-    Groups keep their split as long as the seed stays; with another seed a champion may be judged
-    on images it knows, which favours it. None: its data set is gone, so nobody can tell.
+    Groups keep their split as long as prepare's split_seed stays; with another, a champion may be
+    judged on images it knows, which favours it. None: its data set is gone, nobody can tell.
     """
     try:
         own = open_dataset(str(champion.get("dataset_uri", "")))

@@ -144,7 +144,7 @@ def _decision(
             announce(
                 "promote",
                 f"the champion has seen {before['test_images_seen']} of these test images in "
-                "training, which favours it: retrain with the seed of its data set",
+                "training, which favours it: keep prepare's split_seed",
             )
     after = challenger.version if judgement.promoted else champion and champion.version
     return {
