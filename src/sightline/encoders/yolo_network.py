@@ -15,27 +15,14 @@ import_ultralytics()
 
 from ultralytics.nn.modules import Index  # noqa: E402
 from ultralytics.nn.tasks import BaseModel, DetectionModel, parse_model  # noqa: E402
+from ultralytics.utils import ROOT, YAML  # noqa: E402
 from ultralytics.utils.torch_utils import initialize_weights  # noqa: E402
 
 STRIDES = (8, 16, 32)
 
-# Ultralytics' yolo12.yaml: its scales, and its head with the backbone's three maps as layers 1-3.
-_SCALES = {"n": [0.50, 0.25, 1024], "s": [0.50, 0.50, 1024], "m": [0.50, 1.00, 512]}
-_HEAD: list[list[Any]] = [
-    [3, 1, "nn.Upsample", [None, 2, "nearest"]],
-    [[-1, 2], 1, "Concat", [1]],
-    [-1, 2, "A2C2f", [512, False, -1]],
-    [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
-    [[-1, 1], 1, "Concat", [1]],
-    [-1, 2, "A2C2f", [256, False, -1]],
-    [-1, 1, "Conv", [256, 3, 2]],
-    [[-1, 6], 1, "Concat", [1]],
-    [-1, 2, "A2C2f", [512, False, -1]],
-    [-1, 1, "Conv", [512, 3, 2]],
-    [[-1, 3], 1, "Concat", [1]],
-    [-1, 2, "C3k2", [1024, True]],
-    [[9, 12, 15], 1, "Detect", ["nc"]],
-]
+# Where Ultralytics' own yolo12.yaml has the three maps and starts its head, and where ours does.
+_MAP_LAYERS = {4: 1, 6: 2, 8: 3}
+_HEAD_STARTS, _OUR_HEAD_STARTS = 9, 4
 
 
 class EncoderBackbone(nn.Module):
@@ -60,16 +47,17 @@ class DetectorNetwork(DetectionModel):  # type: ignore[misc]
 
     def __init__(self, encoder: Encoder, scale: str, classes: tuple[str, ...]) -> None:
         BaseModel.__init__(self)
+        published = YAML.load(ROOT / "cfg" / "models" / "12" / "yolo12.yaml")
         widths = _map_widths(encoder)
         backbone = [[0, 1, "Index", [width, place]] for place, width in enumerate(widths)]
         backbone.insert(0, [-1, 1, "Index", [3, 0]])  # holds the encoder's place until it is set
         self.yaml: dict[str, Any] = {
             "nc": len(classes),
             "scale": scale,
-            "scales": _SCALES,
+            "scales": published["scales"],
             "channels": 3,
             "backbone": backbone,
-            "head": [[source, repeats, name, [*args]] for source, repeats, name, args in _HEAD],
+            "head": [[_our_layer(source), *rest] for source, *rest in published["head"]],
         }
         layers, self.save = parse_model(_copied(self.yaml), ch=3, verbose=False)
         self.model = layers
@@ -95,6 +83,14 @@ class DetectorNetwork(DetectionModel):  # type: ignore[misc]
         """The encoder inside."""
         encoder: Encoder = self.model[0].encoder
         return encoder
+
+
+def _our_layer(source: Any) -> Any:
+    if isinstance(source, list):
+        return [_our_layer(one) for one in source]
+    if source < 0:
+        return source
+    return _MAP_LAYERS.get(source, source - _HEAD_STARTS + _OUR_HEAD_STARTS)
 
 
 def _map_widths(encoder: Encoder) -> list[int]:
