@@ -63,6 +63,6 @@ class EvaluateConfig(StepConfig):
             "optimizer": "sgd",
             "standardize_features": False,
         },
-        "mri": {"weight_decay": 1e-4},
+        "mri": {"weight_decay": 0.03},
         "demo": {"epochs": 30, "bootstrap_samples": 500},
     }

@@ -184,7 +184,7 @@ class PretrainConfig(StepConfig):
             "projection_batch_norm": True,
             "learning_rate": 5e-4,
             "global_batch_size": 128,
-            "epochs": 15,
+            "epochs": 10,
             "precision": "bfloat16",
         },
         "demo": {
