@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.data import SPLITS, Box, write_dataset
+from sightline.data import SPLITS, Box, PackedDataset, write_dataset
 from sightline.data.shards import PackedImage
 
 CLASSES = ("checks", "columns", "rows")
@@ -93,6 +93,23 @@ def labelled_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
                 group += 1
     store = tmp_path_factory.mktemp("labelled-dataset")
     return write_dataset(images, str(store), kind="labels", classes=CLASSES)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the split of every image read from now on, in this process.
+
+    A test appends marks of its own, such as where a training ends, to see what came before.
+    """
+    order: list[str] = []
+    read_bytes = PackedDataset.read_bytes
+
+    def read_and_note(dataset: PackedDataset, index: int) -> bytes:
+        order.append(dataset.samples[index].split)
+        return read_bytes(dataset, index)
+
+    monkeypatch.setattr(PackedDataset, "read_bytes", read_and_note)
+    return order
 
 
 @pytest.fixture(scope="session")
