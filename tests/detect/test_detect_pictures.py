@@ -2,7 +2,7 @@ import numpy as np
 
 from sightline.data import open_dataset
 from sightline.detect.pictures import choose, draw, most_confident
-from sightline.encoders.yolo_precision import Detections
+from sightline.scoring.detection import Detections
 
 
 def detections(*rows):

@@ -5,6 +5,7 @@ import pytest
 
 from sightline.config import UserError
 from sightline.scoring import bootstrap_interval, paired_difference
+from sightline.scoring.intervals import interval
 
 
 def draw_grouped(groups, images_per_group, share_right, seed):
@@ -70,6 +71,14 @@ def test_difference_is_narrower_than_its_two_intervals_where_both_fail_on_the_sa
     assert found["value"] == pytest.approx(lost)
     assert 0 < found["low"] < found["value"] < found["high"]
     assert found["high"] - found["low"] < 0.5 * (alone["high"] - alone["low"])
+
+
+def test_one_group_alone_has_no_interval():
+    assert interval(0.5, np.array([0.5, 0.5]), groups=1) == {
+        "value": 0.5,
+        "low": None,
+        "high": None,
+    }
 
 
 def test_unknown_metric_is_refused_with_the_known_ones():

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sightline.data import PackedDataset, derived_seed
 from sightline.encoders.yolo_detector import Detector
-from sightline.encoders.yolo_precision import Detections, box_overlap
 from sightline.encoders.yolo_scoring import true_detections
+from sightline.scoring.detection import Detections, box_overlap
 
 # Okabe and Ito's colours, told apart with any colour vision.
 _COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")

@@ -12,15 +12,15 @@ from sightline.data import PackedDataset
 from sightline.detect.config import DetectConfig
 from sightline.detect.pictures import draw_pictures
 from sightline.encoders.yolo_detector import save_detector
-from sightline.encoders.yolo_precision import (
+from sightline.encoders.yolo_scoring import entry_of, find_all
+from sightline.scoring.detection import (
     RECALL_GRID,
     ScoredDetections,
     best_confidence,
-    interval,
     precision_at_recall,
     resampled_numbers,
 )
-from sightline.encoders.yolo_scoring import entry_of, find_all
+from sightline.scoring.intervals import interval
 from sightline.storage.artifacts import write_json
 from sightline.telemetry import announce
 

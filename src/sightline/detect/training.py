@@ -22,8 +22,8 @@ from sightline.detect.config import DetectConfig
 from sightline.detect.yolo_folder import write_yolo_folder
 from sightline.encoders.yolo import import_ultralytics
 from sightline.encoders.yolo_detector import Detector
-from sightline.encoders.yolo_precision import headline_numbers
 from sightline.encoders.yolo_scoring import find_all
+from sightline.scoring.detection import headline_numbers
 from sightline.telemetry import announce, format_duration
 from sightline.training.devices import pick_device, supports_bfloat16
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
-from sightline.encoders.yolo_precision import Detections
+from sightline.scoring.detection import Detections
 from sightline.storage import fetch_artifacts
 
 if TYPE_CHECKING:

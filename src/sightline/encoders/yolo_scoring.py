@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from sightline.config import UserError
 from sightline.data import PackedDataset
 from sightline.encoders.yolo_detector import Detector, load_detector
-from sightline.encoders.yolo_precision import (
+from sightline.scoring.detection import (
     HEADLINES,
     Detections,
     ScoredDetections,
     headline_numbers,
-    interval,
     per_class_numbers,
     resampled_numbers,
 )
+from sightline.scoring.intervals import interval
 from sightline.training.devices import pick_device
 
 __all__ = ["entry_of", "find_all", "load_detector", "score_detector", "true_detections"]

@@ -1,4 +1,4 @@
-"""Every quality number, defined once: metrics, intervals, baselines, predictions files."""
+"""Every quality number, defined once, of classifiers and of detectors; predictions files."""
 
 from sightline.scoring.baselines import majority_probabilities, nearest_neighbour_probabilities
 from sightline.scoring.classification import score_classification

@@ -1,9 +1,10 @@
-"""Average precision of detections, and its bootstrap over groups; numpy only.
+"""Average precision, precision and recall of detections, and their bootstrap over groups.
 
 The definitions are COCO's (Lin et al. 2014, arXiv:1405.0312, and its evaluation code): a class's
 average precision is the mean, over recalls 0, 0.01, …, 1, of the best precision at that recall
-or above; `map50` takes a match at an overlap (IoU) of 0.5, `map50_95` averages 0.5, 0.55, …, 0.95;
-both are means over the classes that have boxes.
+or above; `map50` takes a match at an overlap (IoU) of 0.5, `map50_95` averages 0.5, 0.55, …, 0.95.
+All four headline numbers are means over the classes that have boxes. A precision that does not
+exist counts as 0 there, or a detector could raise its mean by never finding a class.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sightline.scoring.intervals import GroupResamples
 
 Array = NDArray[np.float64]
 
@@ -213,14 +216,17 @@ def best_confidence(scored: ScoredDetections, otherwise: float = 0.25) -> float:
 def headline_numbers(
     scored: ScoredDetections, weights: Array, confidence: float
 ) -> dict[str, float]:
-    """Return the four headline numbers of a set in which images may count several times."""
+    """Return the four headline numbers of a set in which images may count several times.
+
+    NaN if the set has no box at all.
+    """
     average = average_precision(scored, weights)
     precision, recall = precision_and_recall(scored, weights, confidence)
     has_boxes = weights @ scored.true_boxes > 0
     return {
         "map50": _mean(average[:, 0]),
         "map50_95": _mean(average.mean(axis=1)),
-        "precision": _mean(precision[has_boxes]),
+        "precision": _mean(np.nan_to_num(precision[has_boxes])),
         "recall": _mean(recall),
     }
 
@@ -233,26 +239,13 @@ def resampled_numbers(
     Whole groups are drawn with replacement, and every number is computed again from the
     detections. Equal groups and seeds give equal draws, so two detectors' samples are pairs.
     """
-    names, group_of_image = np.unique(np.asarray(scored.groups, dtype=str), return_inverse=True)
-    random = np.random.default_rng(seed)
-    even = np.full(len(names), 1 / max(1, len(names)))
-    draws = random.multinomial(len(names), even, size=bootstrap_samples)
+    resamples = GroupResamples.draw(scored.groups, bootstrap_samples, seed)
     rows = [
-        headline_numbers(scored, counts[group_of_image].astype(np.float64), confidence)
-        for counts in draws
+        headline_numbers(scored, weights, confidence)
+        for chunk in resamples.image_weights()
+        for weights in chunk
     ]
     return {name: np.array([row[name] for row in rows]) for name in HEADLINES}
-
-
-def interval(value: float, samples: Array, groups: int) -> dict[str, float | None]:
-    """Return a value with the 2.5 % and 97.5 % quantiles of its resamples; null if undefined."""
-    kept = samples[~np.isnan(samples)]
-    if np.isnan(value):
-        return {"value": None, "low": None, "high": None}
-    if groups < 2 or not len(kept):
-        return {"value": float(value), "low": None, "high": None}
-    low, high = np.quantile(kept, [0.025, 0.975])
-    return {"value": float(value), "low": float(low), "high": float(high)}
 
 
 def per_class_numbers(scored: ScoredDetections, confidence: float) -> dict[str, dict[str, Any]]:

@@ -3,14 +3,13 @@ import math
 import numpy as np
 import pytest
 
-from sightline.encoders.yolo_precision import (
+from sightline.scoring.detection import (
     Detections,
     ScoredDetections,
     average_precision,
     best_confidence,
     box_overlap,
     headline_numbers,
-    interval,
     match,
     per_class_numbers,
     precision_and_recall,
@@ -94,11 +93,46 @@ def test_class_without_boxes_is_null_and_left_out_of_the_means():
     assert headline_numbers(cases, cases.even_weights, 0.5)["recall"] == 1.0
 
 
-def test_finding_nothing_scores_0_and_has_no_precision():
+def test_finding_nothing_scores_0_though_the_class_has_no_precision():
     cases = scored([detections((*HERE, 0, 1))], [detections()])
+    assert headline_numbers(cases, cases.even_weights, 0.5) == {
+        "map50": 0.0,
+        "map50_95": 0.0,
+        "precision": 0.0,
+        "recall": 0.0,
+    }
+    assert per_class_numbers(cases, 0.5)["lesion"]["precision"] is None
+
+
+# One box of each class; the cyst is found beside a false finding, or never.
+BOTH = [detections((*HERE, 0, 1)), detections((*THERE, 1, 1))]
+LESION_FOUND = detections((*HERE, 0, 0.9))
+CYST_FOUND_ONCE_OF_TWICE = detections((*THERE, 1, 0.9), (*NOWHERE, 1, 0.9))
+
+
+def test_never_finding_a_class_lowers_the_mean_precision():
+    names = ("lesion", "cyst")
+    sometimes = scored(BOTH, [LESION_FOUND, CYST_FOUND_ONCE_OF_TWICE], names)
+    never = scored(BOTH, [LESION_FOUND, detections()], names)
+    means = [
+        headline_numbers(cases, cases.even_weights, 0.5)["precision"]
+        for cases in (sometimes, never)
+    ]
+    assert means == [(1 + 1 / 2) / 2, (1 + 0) / 2]
+    assert per_class_numbers(never, 0.5)["cyst"]["precision"] is None
+
+
+def test_class_that_a_resample_never_finds_counts_0_there():
+    # A resample holds the lesion's image alone, both, or the cyst's alone.
+    never = scored(BOTH, [LESION_FOUND, detections()], ("lesion", "cyst"))
+    samples = resampled_numbers(never, 0.5, bootstrap_samples=100, seed=0)
+    assert set(samples["precision"]) == {1.0, 0.5, 0.0}
+
+
+def test_set_without_any_box_has_no_headline_number():
+    cases = scored([detections()], [detections((*HERE, 0, 0.9))])
     numbers = headline_numbers(cases, cases.even_weights, 0.5)
-    assert (numbers["map50"], numbers["recall"]) == (0.0, 0.0)
-    assert math.isnan(numbers["precision"])
+    assert all(math.isnan(value) for value in numbers.values())
 
 
 def random_case(seed, images=12, classes=3):
@@ -188,11 +222,3 @@ def test_equal_seeds_draw_the_same_resamples():
         resampled_numbers(cases, 0.5, bootstrap_samples=10, seed=3)["map50"] for _ in range(2)
     )
     assert (first == second).all()
-
-
-def test_one_group_alone_has_no_interval():
-    assert interval(0.5, np.array([0.5, 0.5]), groups=1) == {
-        "value": 0.5,
-        "low": None,
-        "high": None,
-    }
