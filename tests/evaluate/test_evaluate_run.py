@@ -10,6 +10,7 @@ from sightline.config import UserError
 from sightline.data import open_dataset, write_dataset
 from sightline.data.shards import PackedImage
 from sightline.encoders import EncoderSpec, build_encoder, encode_images
+from sightline.evaluate import protocols
 from sightline.evaluate.config import EvaluateConfig, EvaluateUris
 from sightline.evaluate.run import run
 from sightline.scoring import read_predictions, score_classification
@@ -103,6 +104,26 @@ def test_history_follows_both_linear_protocols(finished):
     assert [(row["protocol"], row["epoch"]) for row in rows] == [
         (protocol, str(epoch)) for protocol in ("linear", "linear_random") for epoch in range(1, 6)
     ]
+
+
+def test_test_split_is_first_read_after_the_last_training_and_only_once(
+    tmp_path, encoder_uri, labelled_dataset, reads, monkeypatch
+):
+    def train_and_note(*args):
+        training = train_linear(*args)
+        reads.append("trained")
+        return training
+
+    train_linear = protocols.train_linear
+    monkeypatch.setattr(protocols, "train_linear", train_and_note)
+    run(
+        EvaluateUris(
+            encoder_uri=encoder_uri, dataset_uri=labelled_dataset, out_uri=str(tmp_path / "out")
+        ),
+        CONFIG,
+    )
+    expected = ["train"] * 36 + ["val"] * 12 + ["trained"] * 2 + ["test"] * 12
+    assert reads == expected
 
 
 def test_finished_result_is_never_overwritten(finished):

@@ -15,6 +15,7 @@ from sightline.encoders import (
     load_classifier,
     predict_probabilities,
 )
+from sightline.finetune import protocols
 from sightline.finetune.config import FinetuneConfig, FinetuneUris
 from sightline.finetune.run import run
 from sightline.scoring import read_predictions
@@ -96,6 +97,27 @@ def test_share_of_the_labels_is_reported_with_its_size(finished):
     assert [entry["labels_used"] for entry in fraction.values()] == [18, 18]
     assert list(fraction) == list(metrics["protocols"]) == ["finetuned", "scratch"]
     assert [entry["labels_used"] for entry in metrics["protocols"].values()] == [48, 48]
+
+
+def test_test_split_is_first_read_after_the_last_training_and_only_once(
+    tmp_path, labelled_dataset, reads, monkeypatch
+):
+    def train_and_note(*args, **settings):
+        training = fine_tune(*args, **settings)
+        reads.append("trained")
+        return training
+
+    fine_tune = protocols.fine_tune
+    monkeypatch.setattr(protocols, "fine_tune", train_and_note)
+    uris = FinetuneUris(
+        encoder_uri=save_weights(tmp_path),
+        dataset_uri=labelled_dataset,
+        out_uri=str(tmp_path / "out"),
+    )
+    run(uris, CONFIG)
+    # Two trainings on all labels, and two on a fifth of them.
+    expected = ["train"] * 36 + ["val"] * 12 + ["trained"] * 4 + ["test"] * 12
+    assert reads == expected
 
 
 def test_without_labelled_images_the_step_says_so_and_reads_nothing(tmp_path):
