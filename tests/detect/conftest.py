@@ -19,7 +19,7 @@ TINY = {
     "mosaic_off_epochs": 1,
     "bootstrap_samples": 20,
     "picture_count": 2,
-    "workers": 0,
+    "loader_processes": 0,
 }
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from sightline.config import UserError
 from sightline.data import open_dataset, write_dataset
 from sightline.data.shards import PackedImage
+from sightline.detect import results
 from sightline.detect.config import DetectUris
 from sightline.detect.run import run
 from sightline.encoders import load_encoder, save_encoder
@@ -84,6 +85,26 @@ def test_published_detector_scores_again_what_the_step_reported(file_name, proto
     again = score_detector(detector, dataset, bootstrap_samples=20, seed=0)
     entry = finished.metrics["protocols"][protocol]
     assert {name: entry[name] for name in again} == again
+
+
+def test_test_split_is_read_only_after_epochs_and_confidences_are_chosen(
+    boxes_dataset, encoder_uri, tiny_config, tmp_path, monkeypatch, reads
+):
+    at_choice = []
+    choose = results.best_confidence
+
+    def look(scored):
+        at_choice.append((set(scored.groups), set(reads)))
+        return choose(scored)
+
+    monkeypatch.setattr(results, "best_confidence", look)
+    uris = DetectUris(
+        encoder_uri=encoder_uri("yolo12n"), dataset_uri=boxes_dataset, out_uri=str(tmp_path / "out")
+    )
+    run(uris, tiny_config(epochs=1, image_size_px=32, picture_count=1))
+    val_groups = set(open_dataset(boxes_dataset).split("val").groups)
+    assert at_choice == [(val_groups, {"train", "val"})] * 2
+    assert set(reads) == {"train", "val", "test"}
 
 
 def test_finished_result_is_never_overwritten(finished):

@@ -109,8 +109,9 @@ def test_training_that_would_start_from_another_backbone_is_refused(
         )
 
 
-def test_backbone_learns_at_its_share_of_the_learning_rate(
-    new_detector, boxes_dataset, tiny_config, tmp_path, monkeypatch
+@pytest.mark.parametrize(("protocol", "backbone_rate"), [("pretrained", 0.001), ("scratch", 0.01)])
+def test_only_a_pretrained_backbone_learns_at_its_share_of_the_learning_rate(
+    protocol, backbone_rate, new_detector, boxes_dataset, tiny_config, tmp_path, monkeypatch
 ):
     seen = {}
 
@@ -124,10 +125,11 @@ def test_backbone_learns_at_its_share_of_the_learning_rate(
 
     monkeypatch.setattr(training._Trainer, "check_start", stop)
     config = tiny_config(learning_rate=0.01, backbone_learning_rate_share=0.1)
+    dataset = open_dataset(boxes_dataset)
     with pytest.raises(UserError, match="seen enough"):
-        train_detector(new_detector("yolo12n"), "x", open_dataset(boxes_dataset), config, tmp_path)
+        train_detector(new_detector("yolo12n"), protocol, dataset, config, tmp_path)
     assert {part: list(rates) for part, rates in seen.items()} == {
-        "backbone": [pytest.approx(0.001)],
+        "backbone": [pytest.approx(backbone_rate)],
         "head": [0.01],
     }
 
@@ -233,7 +235,9 @@ from sightline.encoders import load_encoder
 from sightline.encoders.yolo_detector import DetectorSpec, build_detector
 encoder = load_encoder(sys.argv[1])
 spec = DetectorSpec(encoder.spec, "n", ("disc", "square"), 32)
-config = DetectConfig(epochs=1, image_size_px=32, batch_size=4, workers=0, warmup_epochs=0)
+config = DetectConfig(
+    epochs=1, image_size_px=32, batch_size=4, loader_processes=0, warmup_epochs=0
+)
 with tempfile.TemporaryDirectory() as folder:
     dataset = open_dataset(sys.argv[2])
     train_detector(build_detector(encoder, spec), "x", dataset, config, Path(folder))

@@ -41,8 +41,8 @@ class DetectConfig(StepConfig):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.001
     """Learning rate after the warm-up; it falls along a cosine to a hundredth."""
     backbone_learning_rate_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """The backbone's learning rate as a share of learning_rate; below 1 it keeps more of what
-    pretraining learned."""
+    """Learning rate of a pretrained backbone as a share of learning_rate; below 1 it keeps more of
+    what pretraining learned. Scratch always has 1."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD's momentum, or AdamW's first decay rate."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0005
@@ -70,7 +70,7 @@ class DetectConfig(StepConfig):
     """Resamples of the test split's groups behind each interval."""
     picture_count: Annotated[int, Field(ge=0, le=200)] = 12
     """Test images that are drawn with their true and found boxes, per detector."""
-    workers: Annotated[int, Field(ge=0)] = 4
+    loader_processes: Annotated[int, Field(ge=0)] = 4
     """Processes that prepare training images; on a CPU the training does it itself."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the head, of the random backbone, of order, augmentations and resamples."""
@@ -101,6 +101,6 @@ class DetectConfig(StepConfig):
             "scale_gain": 0.2,
             "color_gain": 0.3,
             "picture_count": 6,
-            "workers": 0,
+            "loader_processes": 0,
         },
     }

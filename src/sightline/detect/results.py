@@ -41,14 +41,16 @@ def write_results(
     val, test = dataset.split("val"), dataset.split("test")
     detectors, scores, samples = {}, {}, {}
     for protocol, training in trainings.items():
-        announce("detect", f"{protocol}: scoring epoch {training.best_epoch} on the test split")
         confidence = config.confidence or best_confidence(find_all(training.detector, val))
         detectors[protocol] = training.detector.with_confidence(confidence)
         save_detector(detectors[protocol], folder / FILES[protocol])
-        scores[protocol] = find_all(detectors[protocol], test)
+    for protocol, detector in detectors.items():
+        epoch = trainings[protocol].best_epoch
+        announce("detect", f"{protocol}: scoring epoch {epoch} on the test split")
+        scores[protocol] = find_all(detector, test)
         samples[protocol] = resampled_numbers(
             scores[protocol],
-            confidence,
+            detector.spec.confidence,
             bootstrap_samples=config.bootstrap_samples,
             seed=config.seed,
         )

@@ -59,7 +59,8 @@ def train_detector(
     Args:
         detector: With the backbone to start from; it is not changed. Training takes its image
             size, whatever the settings say.
-        protocol: Its name in messages and in the history.
+        protocol: Its name in messages and in the history; `scratch` trains its backbone at the
+            learning rate of the rest.
         dataset: With annotated images in the splits train and val.
         config: The step's settings.
         scratch_folder: An empty folder for the images as Ultralytics reads them.
@@ -191,7 +192,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
             for group in optimizer.param_groups:
                 group["fused"] = True
         share = self.config.backbone_learning_rate_share
-        if share < 1:
+        if share < 1 and self.protocol != "scratch":
             _slow_down(optimizer, self.model.model[0], share)
         return optimizer
 
@@ -279,7 +280,7 @@ def _arguments(config: DetectConfig, folder: Path) -> dict[str, Any]:
         "hsv_s": 0.7 * color,
         "hsv_v": 0.4 * color,
         "augmentations": [],  # the same whether or not albumentations is installed
-        "workers": config.workers,
+        "workers": config.loader_processes,
         "seed": config.seed % 2**31,
         "deterministic": True,
         "plots": False,
