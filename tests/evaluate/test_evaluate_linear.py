@@ -61,23 +61,23 @@ def test_feature_that_never_varies_does_no_harm():
 
 def test_history_has_one_row_an_epoch_and_the_users_cosine_from_one_hundredth():
     training = train_linear(*draw_blobs(0), *draw_blobs(1), 2, EvaluateConfig())
-    rates = {row["epoch"]: row["learning_rate"] for row in training.history}
+    rates = {row.epoch: row.learning_rate for row in training.history}
     assert list(rates) == list(range(1, 51))
     for epoch in (1, 26, 50):
         expected = 0.01 * (1 + math.cos(math.pi * (epoch - 1) / 50)) / 2
         assert rates[epoch] == pytest.approx(expected)
-    assert {row["protocol"] for row in training.history} == {"linear"}
+    assert {row.protocol for row in training.history} == {"linear"}
 
 
 def test_kept_epoch_is_the_best_of_the_validation_split():
     # Validation labels are turned round, so learning makes it worse.
     features, labels = draw_blobs(1)
     training = train_linear(*draw_blobs(0), features, 1 - labels, 2, EvaluateConfig(epochs=10))
-    best = max(training.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-    assert training.best_epoch == best["epoch"]
+    best = max(training.history, key=lambda row: (row.val_accuracy, -row.val_loss))
+    assert training.best_epoch == best.epoch
     logits = training.layer(torch.from_numpy(features))
     loss = F.cross_entropy(logits, torch.from_numpy(1 - labels)).item()
-    assert loss == pytest.approx(best["val_loss"], rel=1e-4)
+    assert loss == pytest.approx(best.val_loss, rel=1e-4)
 
 
 def test_equal_seeds_give_equal_layers():

@@ -56,19 +56,19 @@ def test_weights_are_those_of_the_best_validation_epoch(splits):
     training = fine_tune(
         classifier, images, labels, val_images, contrary, FinetuneConfig(epochs=4, batch_size=12)
     )
-    best = max(training.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
-    assert training.best_epoch == best["epoch"] < 4
+    best = max(training.history, key=lambda row: (row.val_accuracy, -row.val_loss))
+    assert training.best_epoch == best.epoch < 4
     probabilities = predict_probabilities(classifier, val_images, 32)
     truth = probabilities[np.arange(len(contrary)), contrary]
-    assert -np.log(truth).mean() == pytest.approx(best["val_loss"], rel=1e-3)
+    assert -np.log(truth).mean() == pytest.approx(best.val_loss, rel=1e-3)
     assert training.val_accuracy == (probabilities.argmax(1) == contrary).mean()
 
 
 def test_history_follows_the_users_cosine_from_one_thousandth(trained):
     _, training = trained
     expected = [0.001 * (1 + math.cos(math.pi * index / 4)) / 2 for index in range(4)]
-    assert [row["learning_rate"] for row in training.history] == pytest.approx(expected)
-    assert [row["epoch"] for row in training.history] == [1, 2, 3, 4]
+    assert [row.learning_rate for row in training.history] == pytest.approx(expected)
+    assert [row.epoch for row in training.history] == [1, 2, 3, 4]
 
 
 def test_equal_seeds_give_equal_weights(splits):

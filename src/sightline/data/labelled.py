@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,16 @@ def read_labelled(dataset: PackedDataset, split: str, label: str) -> LabelledIma
     numbers = track(range(len(chosen)), f"{label}: reading {split} images", len(chosen))
     images = [chosen.read_image(number) for number in numbers]
     return LabelledImages(split, images, chosen.label_indices, chosen.samples)
+
+
+def describe_labelled(dataset: PackedDataset, parts: Sequence[LabelledImages]) -> dict[str, Any]:
+    """Return the entry `dataset` of `metrics.json`: the version, and what each split holds."""
+    return {
+        "uri": dataset.uri,
+        "digest": dataset.digest,
+        **{f"{part.name}_images": len(part) for part in parts},
+        **{f"{part.name}_groups": len(set(part.groups)) for part in parts},
+    }
 
 
 def check_labels(dataset: PackedDataset) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from sightline.data import derived_seed
 from sightline.encoders import Classifier, Encoder, encode_images
 from sightline.evaluate.config import EvaluateConfig
 from sightline.training.devices import pick_device
+from sightline.training.history import ClassifierEpoch, ClassifierTraining
 from sightline.training.optimizers import build_optimizer
 from sightline.training.schedules import cosine_learning_rate
 
@@ -25,17 +26,11 @@ Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class LinearTraining:
+class LinearTraining(ClassifierTraining):
     """A trained linear layer and how it got there."""
 
     layer: nn.Linear
     """Takes plain features h; standardisation is folded in."""
-    best_epoch: int
-    """The epoch, from 1, whose weights were kept."""
-    val_accuracy: float
-    """Its accuracy on the validation split."""
-    history: list[dict[str, str | int | float]] = field(default_factory=list)
-    """One row an epoch, the columns of `history.csv`."""
 
     def predict(self, features: Features) -> NDArray[np.float64]:
         """Return class probabilities (N, C) of plain features (N, D)."""
@@ -113,8 +108,8 @@ def train_linear(
     train_truth, val_truth = torch.from_numpy(train_labels), torch.from_numpy(val_labels)
     layer = _new_layer(train.shape[1], n_classes, config.seed)
     optimizer = build_optimizer(config.optimizer, layer, config.learning_rate, config.weight_decay)
-    history: list[dict[str, str | int | float]] = []
-    best: tuple[tuple[float, float], int, nn.Linear] | None = None
+    history: list[ClassifierEpoch] = []
+    best: tuple[ClassifierEpoch, nn.Linear] | None = None
     for epoch in range(1, config.epochs + 1):
         rate = cosine_learning_rate(epoch - 1, config.epochs, config.learning_rate)
         for group in optimizer.param_groups:
@@ -124,22 +119,13 @@ def train_linear(
             logits = layer(val)
             val_loss = F.cross_entropy(logits, val_truth).item()
             val_accuracy = (logits.argmax(1) == val_truth).float().mean().item()
-        history.append(
-            {
-                "protocol": protocol,
-                "epoch": epoch,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "learning_rate": rate,
-            }
-        )
-        if best is None or (val_accuracy, -val_loss) > best[0]:
-            best = (val_accuracy, -val_loss), epoch, copy.deepcopy(layer)
+        done = ClassifierEpoch(protocol, epoch, loss, accuracy, val_loss, val_accuracy, rate)
+        history.append(done)
+        if best is None or done.rank > best[0].rank:
+            best = done, copy.deepcopy(layer)
     assert best is not None
-    folded = _fold(best[2], mean, deviation)
-    return LinearTraining(folded, best[1], best[0][0], history)
+    folded = _fold(best[1], mean, deviation)
+    return LinearTraining(best[0].epoch, best[0].val_accuracy, history, folded)
 
 
 def _train_epoch(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sightline.data import open_dataset
-from sightline.data.labelled import check_labels, read_labelled
+from sightline.data.labelled import check_labels, describe_labelled, read_labelled
 from sightline.encoders import load_encoder
 from sightline.encoders.feature_files import write_features
 from sightline.evaluate.config import EvaluateConfig, EvaluateUris
@@ -15,9 +15,9 @@ from sightline.evaluate.features import announce_duration, encode_all, frozen_ne
 from sightline.evaluate.protocols import predict_protocols, train_linear_protocols
 from sightline.scoring import score_classification, write_predictions
 from sightline.storage import new_artifacts, require_new
-from sightline.storage.artifacts import write_json
+from sightline.storage.artifacts import publish_skipped, write_json
 from sightline.telemetry import announce
-from sightline.training.history import write_history
+from sightline.training.history import chosen_epochs, write_classifier_history
 
 
 def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
@@ -31,7 +31,9 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
     """
     require_new(uris.out_uri)
     if not uris.dataset_uri:
-        return _skip(uris, config)
+        reason = "no labelled images were given, so the encoder cannot be evaluated"
+        announce("evaluate", reason)
+        return publish_skipped("evaluate", uris, config, uris.out_uri, reason)
     encoder = load_encoder(uris.encoder_uri)
     dataset = open_dataset(uris.dataset_uri)
     classes = dataset.classes
@@ -60,19 +62,11 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
     )
     metrics: dict[str, Any] = {
         "classes": list(classes),
-        "dataset": {
-            "uri": uris.dataset_uri,
-            "digest": dataset.digest,
-            **{f"{part.name}_images": len(part) for part in (train, val, test)},
-            **{f"{part.name}_groups": len(set(part.groups)) for part in (train, val, test)},
-        },
+        "dataset": describe_labelled(dataset, (train, val, test)),
         "encoder": encoder.spec.to_json(),
         "image_size": size,
         "notes": notes,
-        "chosen": {
-            protocol: {"epoch": training.best_epoch, "val_accuracy": training.val_accuracy}
-            for protocol, training in trainings.items()
-        },
+        "chosen": chosen_epochs(trainings),
         "protocols": {
             protocol: score_classification(
                 test.labels,
@@ -88,7 +82,7 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
     }
     with new_artifacts("evaluate", uris, config, uris.out_uri) as folder:
         torch.save(trainings["linear"].layer.state_dict(), folder / "linear.pth")
-        write_history(folder, [row for training in trainings.values() for row in training.history])
+        write_classifier_history(folder, trainings)
         for protocol, probabilities in predictions.items():
             path = folder / f"predictions_{protocol}.csv"
             write_predictions(path, test.samples, classes, probabilities)
@@ -96,12 +90,4 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
         write_json(folder / "metrics.json", metrics)
     for protocol, entry in metrics["protocols"].items():
         announce("evaluate", f"{protocol}: test accuracy {entry['accuracy']['value']:.1%}")
-    return metrics
-
-
-def _skip(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
-    metrics = {"skipped": "no labelled images were given, so the encoder cannot be evaluated"}
-    announce("evaluate", metrics["skipped"])
-    with new_artifacts("evaluate", uris, config, uris.out_uri) as folder:
-        write_json(folder / "metrics.json", metrics)
     return metrics

@@ -13,8 +13,9 @@ from sightline.encoders import Classifier, Encoder, build_encoder
 from sightline.finetune.augment import steps_per_epoch
 from sightline.finetune.config import FinetuneConfig
 from sightline.finetune.fractions import draw_label_fraction
-from sightline.finetune.training import FineTuning, fine_tune
+from sightline.finetune.training import fine_tune
 from sightline.telemetry import announce
+from sightline.training.history import ClassifierTraining
 
 CLASSIFIER_FILES = {"finetuned": "classifier.pth", "scratch": "classifier_scratch.pth"}
 
@@ -24,7 +25,7 @@ class Trained:
     """A trained classifier, how it went, and how many labels that took."""
 
     classifier: Classifier
-    training: FineTuning
+    training: ClassifierTraining
     labels_used: int
 
 

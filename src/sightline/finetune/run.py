@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data import open_dataset
-from sightline.data.labelled import LabelledImages, check_labels, read_labelled
+from sightline.data.labelled import LabelledImages, check_labels, describe_labelled, read_labelled
 from sightline.encoders import (
     Encoder,
     encode_images,
@@ -29,10 +29,10 @@ from sightline.finetune.protocols import (
 from sightline.finetune.training import seconds_per_step
 from sightline.scoring import score_classification, write_predictions
 from sightline.storage import new_artifacts, require_new
-from sightline.storage.artifacts import write_json
+from sightline.storage.artifacts import publish_skipped, write_json
 from sightline.telemetry import announce, format_duration
 from sightline.training.devices import pick_device
-from sightline.training.history import write_history
+from sightline.training.history import chosen_epochs, write_classifier_history
 
 
 def run(uris: FinetuneUris, config: FinetuneConfig) -> dict[str, Any]:
@@ -46,7 +46,9 @@ def run(uris: FinetuneUris, config: FinetuneConfig) -> dict[str, Any]:
     """
     require_new(uris.out_uri)
     if not uris.dataset_uri:
-        return _skip(uris, config)
+        reason = "no labelled images were given, so there is nothing to fine-tune on"
+        announce("finetune", reason)
+        return publish_skipped("finetune", uris, config, uris.out_uri, reason)
     encoder = load_encoder(uris.encoder_uri)
     dataset = open_dataset(uris.dataset_uri)
     classes = dataset.classes
@@ -56,6 +58,7 @@ def run(uris: FinetuneUris, config: FinetuneConfig) -> dict[str, Any]:
     _announce_work(encoder, classes, train, notes, size, config)
 
     trained = train_protocols(encoder, classes, train, val, config)
+    trainings = {protocol: one.training for protocol, one in trained.items()}
     of_fractions = {
         f"{fraction:g}": train_on_fraction(encoder, classes, train, val, config, fraction)
         for fraction in config.label_fractions
@@ -66,19 +69,11 @@ def run(uris: FinetuneUris, config: FinetuneConfig) -> dict[str, Any]:
     predictions = _predict(trained, test, size)
     metrics: dict[str, Any] = {
         "classes": list(classes),
-        "dataset": {
-            "uri": uris.dataset_uri,
-            "digest": dataset.digest,
-            **{f"{part.name}_images": len(part) for part in (train, val, test)},
-            **{f"{part.name}_groups": len(set(part.groups)) for part in (train, val, test)},
-        },
+        "dataset": describe_labelled(dataset, (train, val, test)),
         "encoder": encoder.spec.to_json(),
         "image_size": size,
         "notes": notes,
-        "chosen": {
-            protocol: {"epoch": one.training.best_epoch, "val_accuracy": one.training.val_accuracy}
-            for protocol, one in trained.items()
-        },
+        "chosen": chosen_epochs(trainings),
         "protocols": _score(trained, predictions, test, classes, config),
     }
     if of_fractions:
@@ -91,7 +86,7 @@ def run(uris: FinetuneUris, config: FinetuneConfig) -> dict[str, Any]:
             save_classifier(one.classifier, folder, CLASSIFIER_FILES[protocol])
             path = folder / f"predictions_{protocol}.csv"
             write_predictions(path, test.samples, classes, predictions[protocol])
-        write_history(folder, [row for one in trained.values() for row in one.training.history])
+        write_classifier_history(folder, trainings)
         features = encode_images(
             trained["finetuned"].classifier.encoder, test.images, size, device=pick_device()
         )
@@ -99,14 +94,6 @@ def run(uris: FinetuneUris, config: FinetuneConfig) -> dict[str, Any]:
         write_json(folder / "metrics.json", metrics)
     for protocol, entry in metrics["protocols"].items():
         announce("finetune", f"{protocol}: test accuracy {entry['accuracy']['value']:.1%}")
-    return metrics
-
-
-def _skip(uris: FinetuneUris, config: FinetuneConfig) -> dict[str, Any]:
-    metrics = {"skipped": "no labelled images were given, so there is nothing to fine-tune on"}
-    announce("finetune", metrics["skipped"])
-    with new_artifacts("finetune", uris, config, uris.out_uri) as folder:
-        write_json(folder / "metrics.json", metrics)
     return metrics
 
 

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from sightline.finetune.augment import steps_per_epoch, training_batches
 from sightline.finetune.config import FinetuneConfig
 from sightline.telemetry import announce, format_duration, track
 from sightline.training.devices import autocast, pick_device
+from sightline.training.history import ClassifierEpoch, ClassifierTraining
 from sightline.training.optimizers import build_optimizer
 from sightline.training.schedules import cosine_learning_rate
 
@@ -29,18 +29,6 @@ Images = Sequence[NDArray[np.uint8]]
 Labels = NDArray[np.int64]
 
 _EVALUATION_BATCH_SIZE = 64
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """How a fine-tuning went."""
-
-    best_epoch: int
-    """The epoch, from 1, whose weights the classifier holds now."""
-    val_accuracy: float
-    """Its accuracy on the validation split."""
-    history: list[dict[str, str | int | float]]
-    """One row an epoch, the columns of `history.csv`."""
 
 
 def fine_tune(
@@ -52,7 +40,7 @@ def fine_tune(
     config: FinetuneConfig | None = None,
     *,
     protocol: str = "finetuned",
-) -> FineTuning:
+) -> ClassifierTraining:
     """Train a classifier in place, every layer of it, and leave it with its best epoch's weights.
 
     The best is the highest validation accuracy, among equals the lowest validation loss.
@@ -76,9 +64,8 @@ def fine_tune(
     optimizer = _build_optimizer(classifier, config, protocol)
     truth = torch.from_numpy(train_labels).to(device)
     val_resized = list(resize_images(val_images, size).permute(0, 2, 3, 1).numpy())
-    history: list[dict[str, str | int | float]] = []
-    best: tuple[float, float] = (-1.0, 0.0)
-    best_epoch, best_state = 0, classifier.state_dict()
+    history: list[ClassifierEpoch] = []
+    best: tuple[ClassifierEpoch, dict[str, Tensor]] | None = None
     start = time.monotonic()
     for epoch in range(1, config.epochs + 1):
         rate = cosine_learning_rate(epoch - 1, config.epochs, config.learning_rate)
@@ -91,29 +78,20 @@ def fine_tune(
             classifier, val_resized, size, _EVALUATION_BATCH_SIZE, device
         )
         val_loss, val_accuracy = _validate(probabilities, val_labels, protocol, epoch)
-        history.append(
-            {
-                "protocol": protocol,
-                "epoch": epoch,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "learning_rate": rate,
-            }
-        )
-        if (val_accuracy, -val_loss) > best:
-            best, best_epoch = (val_accuracy, -val_loss), epoch
-            best_state = copy.deepcopy(classifier.state_dict())
+        done = ClassifierEpoch(protocol, epoch, loss, accuracy, val_loss, val_accuracy, rate)
+        history.append(done)
+        if best is None or done.rank > best[0].rank:
+            best = done, copy.deepcopy(classifier.state_dict())
         left = (time.monotonic() - start) / epoch * (config.epochs - epoch)
         announce(
             "finetune",
             f"{protocol} epoch {epoch}/{config.epochs}: loss {loss:.3f}, validation accuracy "
             f"{val_accuracy:.1%}, about {format_duration(left)} left",
         )
-    classifier.load_state_dict(best_state)
+    assert best is not None
+    classifier.load_state_dict(best[1])
     classifier.eval()
-    return FineTuning(best_epoch, best[0], history)
+    return ClassifierTraining(best[0].epoch, best[0].val_accuracy, history)
 
 
 def seconds_per_step(classifier: Classifier, images: Images, config: FinetuneConfig) -> float:

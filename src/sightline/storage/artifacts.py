@@ -62,6 +62,16 @@ def new_artifacts(step: str, uris: StepUris, config: StepConfig, out_uri: str) -
         _publish(folder, out_uri)
 
 
+def publish_skipped(
+    step: str, uris: StepUris, config: StepConfig, out_uri: str, reason: str
+) -> dict[str, str]:
+    """Publish that a step had no data to work on, and return what `metrics.json` holds."""
+    metrics = {"skipped": reason}
+    with new_artifacts(step, uris, config, out_uri) as folder:
+        write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
 def fetch_artifacts(uri: str, names: Iterable[str] | None = None) -> Path:
     """Return a local folder that holds a finished step's files, verified.
 
