@@ -37,7 +37,6 @@ def test_key_that_leaves_the_folder_is_refused_for_every_call(storage, tmp_path,
         lambda: storage.write_if_unchanged(key, b"x", expected=None),
         lambda: storage.exists(key),
         lambda: storage.delete(key),
-        lambda: storage.download(key, tmp_path / "target"),
         lambda: storage.upload(tmp_path / "source", key),
     ]
     for call in calls:
@@ -86,15 +85,6 @@ def test_missing_object_is_named(storage):
     storage.delete("a/b")
     assert not storage.exists("a/b")
     assert list(storage.list()) == []
-
-
-def test_download_gives_the_object_or_leaves_nothing(storage, tmp_path):
-    storage.write_bytes("a", b"content")
-    storage.download("a", tmp_path / "new" / "copy")
-    assert (tmp_path / "new" / "copy").read_bytes() == b"content"
-    with pytest.raises(NotFoundError):
-        storage.download("b", tmp_path / "new" / "other")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["copy"]
 
 
 def test_address_of_another_kind_is_refused_with_what_is_served():

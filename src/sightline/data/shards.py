@@ -49,7 +49,6 @@ def write_dataset(
     kind: str,
     classes: Sequence[str] = (),
     shard_size_bytes: int = 64 * 2**20,
-    facts: dict[str, Any] | None = None,
 ) -> str:
     """Pack images into an immutable version named by its digest, and return its address.
 
@@ -62,7 +61,6 @@ def write_dataset(
         kind: `images`, `labels` or `boxes`.
         classes: Class names in the order of their indices.
         shard_size_bytes: A new shard starts when one would exceed this.
-        facts: Further entries of the manifest.
     """
     with tempfile.TemporaryDirectory(prefix="sightline-shards-") as scratch:
         samples, shards = _write_shards(images, Path(scratch), shard_size_bytes)
@@ -75,7 +73,6 @@ def write_dataset(
             "groups": len({sample.group for sample in samples}),
             "samples_sha256": hashlib.sha256(lines.encode()).hexdigest(),
             "shards": shards,
-            **(facts or {}),
         }
         canonical = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
         manifest["digest"] = hashlib.sha256(canonical.encode()).hexdigest()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sightline.config import UserError
 from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
 from sightline.encoders.files import explain_misfit, read_state_dict
-from sightline.storage.artifacts import fetch_artifacts, read_json, sha256_of, write_json
+from sightline.storage.artifacts import fetch_artifacts, read_json, write_json
 
 CLASSIFIER_FILE = "classifier.pth"
 DESCRIPTION_FILE = "classifier.json"
@@ -48,14 +48,11 @@ def save_classifier(classifier: Classifier, folder: Path, file_name: str = CLASS
     """
     state = {name: tensor.detach().cpu() for name, tensor in classifier.state_dict().items()}
     torch.save(state, folder / file_name)
-    path = folder / DESCRIPTION_FILE
-    weights = read_json(path)["weights"] if path.exists() else {}
     described = {
         "encoder": classifier.encoder.spec.to_json(),
         "classes": list(classifier.classes),
-        "weights": {**weights, file_name: {"sha256": sha256_of(folder / file_name)}},
     }
-    write_json(path, described)
+    write_json(folder / DESCRIPTION_FILE, described)
 
 
 def load_classifier(uri: str, file_name: str = CLASSIFIER_FILE) -> Classifier:

@@ -221,12 +221,6 @@ def best_row(rows: Sequence[Row]) -> Row | None:
     return by_key.get("finetuned") or by_key.get("linear")
 
 
-def describe_gap(gap: Gap) -> str:
-    """Return a gap as half a sentence for the headline."""
-    value, bounds = points(gap.accuracy["value"]), points_interval(gap.accuracy)
-    return f"{value} points ({bounds})" if bounds else f"{value} points (no interval)"
-
-
 def chance_of(row: Row) -> str:
     """Return what guessing evenly among the classes would reach."""
     return percent(1 / len(row.entry["confusion_matrix"]["classes"]))

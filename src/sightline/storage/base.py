@@ -47,10 +47,6 @@ class Storage(Protocol):
         """Store a local file whole."""
         ...
 
-    def download(self, key: str, target: Path) -> None:
-        """Copy an object to a local file, whole or not at all."""
-        ...
-
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
         ...

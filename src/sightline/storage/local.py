@@ -60,16 +60,6 @@ class LocalStorage:
         with self._replacement(key) as partial:
             shutil.copyfile(source, partial)
 
-    def download(self, key: str, target: Path) -> None:
-        """Copy an object to a local file."""
-        source = self._path(key)
-        if not source.is_file():
-            raise NotFoundError(f"nothing is stored at {source}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(_PARTIAL_PREFIX + target.name)
-        shutil.copyfile(source, partial)
-        partial.replace(target)
-
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
         found = []

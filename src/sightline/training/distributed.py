@@ -60,12 +60,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def all_gather(tensor: Tensor) -> Tensor:
     """Join every process's tensor, in the order of the ranks, with the exact gradient.
 
