@@ -17,6 +17,11 @@ def announce(step: str, text: str) -> None:
     print(f"{step}: {text}", flush=True)
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number of things as people say it: `1 epoch`, `2 epochs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_duration(seconds: float) -> str:
     """Return a duration as people say it: `45 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = max(0, round(seconds))
@@ -35,7 +40,8 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
         label: What is being done, such as `prepare: reading images`.
         total: How many items there are, where `items` does not know.
     """
-    count = total if total is not None else len(items) if isinstance(items, Sized) else None
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     on_terminal = sys.stderr.isatty()
     start = last = time.monotonic()
     done = 0
@@ -44,15 +50,15 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
         now = time.monotonic()
         if now - last >= (0.2 if on_terminal else _LOG_SECONDS):
             last = now
-            _show(label, done, count, now - start, on_terminal)
+            _show(label, done, total, now - start, on_terminal)
     if on_terminal and last != start:
         print(f"\r\x1b[K{label}: {done} in {format_duration(last - start)}", file=sys.stderr)
 
 
-def _show(label: str, done: int, count: int | None, seconds: float, on_terminal: bool) -> None:
-    if count:
-        left = format_duration(seconds / done * (count - done))
-        text = f"{label}: {done}/{count}, about {left} left"
+def _show(label: str, done: int, total: int | None, seconds: float, on_terminal: bool) -> None:
+    if total:
+        left = format_duration(seconds / done * (total - done))
+        text = f"{label}: {done}/{total}, about {left} left"
     else:
         text = f"{label}: {done}"
     start, end = ("\r\x1b[K", "") if on_terminal else ("", "\n")

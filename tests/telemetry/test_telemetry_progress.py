@@ -1,0 +1,118 @@
+import io
+
+import pytest
+
+from sightline.telemetry import announce, count, format_duration, progress, track
+
+
+class Clock:
+    """A clock that a test moves on by hand, in seconds."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def go_through(items, clock, seconds_each):
+    seen = []
+    for item in items:
+        seen.append(item)
+        clock.now += seconds_each
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 s"),
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (7500, "2 h 5 min"),
+        (100_000, "27 h 46 min"),
+    ],
+)
+def test_durations_are_told_as_people_say_them(seconds, text):
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 epochs"), (1, "1 epoch"), (2, "2 epochs"), (21, "21 epochs")]
+)
+def test_one_thing_is_singular(number, text):
+    assert count(number, "epoch") == text
+
+
+def test_an_announcement_is_one_line_on_stdout(capsys):
+    announce("pretrain", "36 images")
+    assert capsys.readouterr() == ("pretrain: 36 images\n", "")
+
+
+def test_a_log_gets_a_line_each_ten_seconds_with_the_time_left(clock, capsys):
+    assert go_through(track(range(10), "reading"), clock, 4.0) == list(range(10))
+    # 3 items after 12 s, 6 after 24 s, 9 after 36 s: 4 s each, so 28, 16 and 4 s are left.
+    assert capsys.readouterr() == (
+        "",
+        "reading: 3/10, about 28 s left\n"
+        "reading: 6/10, about 16 s left\n"
+        "reading: 9/10, about 4 s left\n",
+    )
+
+
+def test_what_is_over_before_ten_seconds_leaves_no_line_in_a_log(clock, capsys):
+    assert go_through(track("abc", "reading"), clock, 3.0) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_stream_of_unknown_length_is_counted(clock, capsys):
+    go_through(track(iter("ab"), "reading"), clock, 12.0)
+    assert capsys.readouterr().err == "reading: 1\nreading: 2\n"
+
+
+def test_a_stream_whose_total_is_told_has_time_left(clock, capsys):
+    go_through(track(iter("ab"), "reading", 2), clock, 12.0)
+    assert capsys.readouterr().err == (
+        "reading: 1/2, about 12 s left\nreading: 2/2, about 0 s left\n"
+    )
+
+
+def test_items_are_taken_one_at_a_time():
+    taken = []
+    tracked = track((taken.append(n) or n for n in range(5)), "reading")
+    assert [next(tracked), next(tracked)] == [0, 1]
+    assert taken == [0, 1]
+
+
+def test_a_terminal_shows_one_moving_line_and_closes_it(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    go_through(track(range(2), "reading"), clock, 1.0)
+    assert terminal.getvalue() == (
+        "\r\x1b[Kreading: 1/2, about 1 s left"
+        "\r\x1b[Kreading: 2/2, about 0 s left"
+        "\r\x1b[Kreading: 2 in 2 s\n"
+    )
+
+
+def test_nothing_to_go_through_shows_nothing(clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    assert list(track([], "reading")) == []
+    assert terminal.getvalue() == ""
