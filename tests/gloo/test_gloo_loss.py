@@ -1,20 +1,15 @@
 """Two real processes against one: the loss and every gradient, in float64."""
 
-import os
-import socket
-
 import pytest
 import torch
-import torch.multiprocessing
 from torch import nn
+from two_processes import CPU, WORLD_SIZE, run_in_two_processes
 
 from sightline.pretrain import nt_xent_loss
 from sightline.training import distributed
 
-WORLD_SIZE = 2
 IMAGES = 6
 TEMPERATURE = 0.1
-CPU = torch.device("cpu")
 
 
 def build_network():
@@ -36,34 +31,24 @@ def train_one_step(network, views, groups):
     return distributed.all_reduce_mean(loss)
 
 
-def work(rank, port, folder):
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(WORLD_SIZE), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    torch.set_num_threads(1)
-    with distributed.process_group(CPU):
-        assert (distributed.rank(), distributed.world_size()) == (rank, WORLD_SIZE)
-        assert distributed.is_main() == (rank == 0)
-        views, groups = draw_batch()
-        share = slice(rank * IMAGES // WORLD_SIZE, (rank + 1) * IMAGES // WORLD_SIZE)
-        found = {}
-        for name, own_groups in (("plain", None), ("groups", groups[share])):
-            network = build_network()
-            trained = distributed.data_parallel(network, CPU)
-            loss = train_one_step(trained, views[:, share], own_groups)
-            found[name] = (loss, [p.grad for p in network.parameters()])
-        found["gathered"] = distributed.all_gather(torch.tensor([[rank, rank]]))
-        torch.save(found, f"{folder}/rank-{rank}.pt")
+def work(rank):
+    assert (distributed.rank(), distributed.world_size()) == (rank, WORLD_SIZE)
+    assert distributed.is_main() == (rank == 0)
+    views, groups = draw_batch()
+    share = slice(rank * IMAGES // WORLD_SIZE, (rank + 1) * IMAGES // WORLD_SIZE)
+    found = {}
+    for name, own_groups in (("plain", None), ("groups", groups[share])):
+        network = build_network()
+        trained = distributed.data_parallel(network, CPU)
+        loss = train_one_step(trained, views[:, share], own_groups)
+        found[name] = (loss, [p.grad for p in network.parameters()])
+    found["gathered"] = distributed.all_gather(torch.tensor([[rank, rank]]))
+    return found
 
 
 @pytest.fixture(scope="module")
 def found_by_two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two-processes")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, folder), nprocs=WORLD_SIZE)
-    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(WORLD_SIZE)]
+    return run_in_two_processes(work, tmp_path_factory.mktemp("two-processes"))
 
 
 @pytest.mark.parametrize("case", ["plain", "groups"])

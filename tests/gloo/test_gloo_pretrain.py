@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import torch
+from two_processes import run_in_two_processes
+
+from sightline.pretrain import PretrainConfig, pretrain
 
 SETTINGS = ["--preset", "demo", "--image-size", "32", "--epochs", "1", "--workers", "2"]
 
@@ -34,6 +38,22 @@ def test_two_workers_publish_one_result_and_the_same_bits_twice(labelled_dataset
     assert losses[0] == losses[1]
     for key, tensor in states[0].items():
         assert torch.equal(tensor, states[1][key]), key
+
+
+def pretrain_here(rank):
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(16)]
+    config = PretrainConfig(image_size=32, global_batch_size=8, epochs=1, workers=2)
+    trained = pretrain(images, config)
+    weights = dict(trained.encoder.trunk.named_parameters())
+    return {name: weight.detach() for name, weight in weights.items()}, trained.history[0].loss
+
+
+def test_both_workers_end_with_the_same_weights_and_tell_the_same_loss(tmp_path):
+    (weights, loss), (others, other_loss) = run_in_two_processes(pretrain_here, tmp_path)
+    assert loss == other_loss
+    for name, weight in weights.items():
+        assert torch.equal(weight, others[name]), name
 
 
 def test_what_a_worker_refuses_is_one_line_and_exit_code_2(labelled_dataset, tmp_path):

@@ -6,12 +6,13 @@ from sightline.pretrain import PretrainConfig
 
 @pytest.fixture
 def tiny_settings():
-    """Settings that train ResNet-18 in about a second."""
+    """Settings that train ResNet-18 in about a second, on images without groups."""
     return {
         "preset": "demo",
         "image_size": 32,
         "global_batch_size": 8,
         "epochs": 2,
+        "exclude_group_negatives": False,
         "precision": "float32",
     }
 

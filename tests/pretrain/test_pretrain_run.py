@@ -58,6 +58,22 @@ def test_a_result_is_never_overwritten(published, labelled_dataset, tiny_config)
     assert (folder / "simclr_backbone.pth").read_bytes() == before
 
 
+def test_the_step_gives_pretraining_the_groups_of_the_data_set(
+    labelled_dataset, tiny_settings, tmp_path, capsys
+):
+    values = {"exclude_group_negatives": True, "temperature": 100.0, "epochs": 1}
+    config = PretrainConfig.from_values({**tiny_settings, **values})
+    uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(tmp_path / "out"))
+    metrics = run(uris, config)
+    # Every group has 2 images; where both are in the batch, 13 candidates are left of 15.
+    assert math.log(13) < metrics["chance_loss_nats"] < math.log(15)
+    assert metrics["final_loss_nats"] == pytest.approx(metrics["chance_loss_nats"], abs=0.02)
+    told = capsys.readouterr().out
+    assert "36 images of 18 groups: resnet18 at 32 px, 1 epoch in batches of 8" in told
+    assert "4 steps, about" in told
+    assert f"nats after 1 epoch (no signal: {metrics['chance_loss_nats']:.3f})" in told
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

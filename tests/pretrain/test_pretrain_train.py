@@ -2,9 +2,11 @@ import math
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.config import UserError
 from sightline.pretrain import PretrainConfig, pretrain
+from sightline.pretrain.batches import chance_loss
 
 
 def test_one_process_gives_the_same_bits_twice(noise_images, tiny_config):
@@ -20,9 +22,50 @@ def test_another_seed_gives_another_encoder(noise_images, tiny_config):
     assert not torch.equal(one.encoder.trunk.conv1.weight, other.encoder.trunk.conv1.weight)
 
 
-def test_first_loss_of_a_random_encoder_is_near_that_of_no_signal(noise_images, tiny_settings):
-    config = PretrainConfig.from_values({**tiny_settings, "temperature": 1.0, "epochs": 1})
-    assert pretrain(noise_images, config).first_loss == pytest.approx(math.log(15), rel=0.05)
+# At temperature 100 the logits lie within 1/100 of 0, so no network moves the loss by more than
+# 0.02 from that of no signal; one candidate more or less, ln(16 / 15), moves it by 0.065.
+FLAT = {"temperature": 100.0, "epochs": 1}
+
+
+def test_a_view_meets_all_others_of_its_batch_but_not_itself(noise_images, tiny_settings):
+    config = PretrainConfig.from_values({**tiny_settings, **FLAT})
+    pretrained = pretrain(noise_images, config)
+    assert chance_loss(["one group"] * 17, config) == math.log(15)
+    assert pretrained.first_loss == pytest.approx(math.log(15), abs=0.02)
+
+
+@pytest.mark.parametrize(("groups", "images"), [(2, 8), (2, 17), (5, 17)])
+def test_chance_counts_the_negatives_that_groups_leave(noise_images, tiny_settings, groups, images):
+    config = PretrainConfig.from_values({**tiny_settings, **FLAT, "exclude_group_negatives": True})
+    names = [f"patient {index % groups}" for index in range(images)]
+    (record,) = pretrain(noise_images[:images], config, names).history
+    assert record.loss == pytest.approx(chance_loss(names, config), abs=0.02)
+    assert record.loss < math.log(15) - 0.1
+
+
+def test_chance_of_one_batch_of_known_groups(tiny_settings):
+    config = PretrainConfig.from_values({**tiny_settings, "exclude_group_negatives": True})
+    # Of 16 views an anchor of the six loses its own and the ten of its neighbours, so 5 are left;
+    # the two that stand alone keep 15.
+    expected = (6 * math.log(5) + 2 * math.log(15)) / 8
+    assert chance_loss([*"aaaaaabc"], config) == pytest.approx(expected)
+
+
+def test_preset_seed_trains_everything_by_adam_as_the_notebook_does(noise_images):
+    settings = {"image_size": 32, "global_batch_size": 8, "epochs": 1}
+    seen = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer))
+    try:
+        pretrain(noise_images[:8], PretrainConfig.from_values(settings))
+    finally:
+        hook.remove()
+    (optimizer,) = seen
+    assert type(optimizer) is torch.optim.Adam
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-3, 1e-4)
+    # ResNet-18 without its last layer, and 512 -> 512 -> 128 with biases.
+    head = 512 * 512 + 512 + 512 * 128 + 128
+    assert sum(parameter.numel() for parameter in group["params"]) == 11_176_512 + head
 
 
 def test_training_tells_images_apart(tiny_settings, noise_images):
@@ -93,5 +136,7 @@ def test_leaving_groups_out_of_the_negatives_changes_the_loss(noise_images, tiny
     plain = pretrain(noise_images, PretrainConfig.from_values(settings), groups)
     config = PretrainConfig.from_values({**settings, "exclude_group_negatives": True})
     assert pretrain(noise_images, config, groups).first_loss < plain.first_loss
-    with pytest.raises(UserError, match="exclude_group_negatives needs each image's group"):
+    with pytest.raises(UserError, match=r"got none: pass groups.* or set .* to false"):
         pretrain(noise_images, config)
+    with pytest.raises(UserError, match="got 16 groups for 17 images"):
+        pretrain(noise_images, config, groups[1:])

@@ -170,7 +170,12 @@ def _write_pretrain(plan: RunPlan, root: Path) -> None:
         ]
         _write_csv(folder / "history.csv", rows)
         (folder / "simclr_backbone.pth").write_bytes(b"stand-in")
-        metrics = {"epochs": 5, "images": plan.pretrain_images, "global_batch_size": 32}
+        metrics = {
+            "epochs": 5,
+            "images": plan.pretrain_images,
+            "global_batch_size": 32,
+            "chance_loss_nats": 4.05,
+        }
         write_json(folder / "metrics.json", metrics)
 
 

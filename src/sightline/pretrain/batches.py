@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -49,6 +51,27 @@ class RankBatches(Sampler[list[tuple[int, int]]]):
             for step in range(self.steps_per_epoch):
                 start = step * self._config.global_batch_size + self._start
                 yield [(epoch, index) for index in order[start : start + self._share]]
+
+
+def chance_loss(groups: Sequence[str], config: PretrainConfig) -> float:
+    """Return the mean NT-Xent loss, in nats, of the training's batches if they had no signal.
+
+    All candidates of an anchor are then equally likely: 2N - 1 in a batch of N images, and with
+    `exclude_group_negatives` two fewer for each other image of the anchor's group.
+
+    Args:
+        groups: Each image's group.
+        config: The settings; they fix which images meet in a batch.
+    """
+    size = config.global_batch_size
+    if not config.exclude_group_negatives:
+        return math.log(2 * size - 1)
+    batches = RankBatches(len(groups), config, rank=0, world_size=1)
+    total = 0.0
+    for batch in batches:
+        together = Counter(groups[index] for _, index in batch)
+        total += sum(n * math.log(2 * (size - n) + 1) for n in together.values())
+    return total / (len(batches) * size)
 
 
 class ViewDataset(Dataset[tuple[Tensor, Tensor, int]]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -26,7 +25,12 @@ def write_history(history: Sequence[EpochRecord], path: Path) -> None:
 
 
 def draw_curves(history: Sequence[EpochRecord], chance_loss: float, path: Path) -> None:
-    """Draw loss and learning rate over the epochs, and the loss of a batch without signal."""
+    """Draw loss and learning rate over the epochs, and the loss of batches without signal."""
+    figure_of_curves(history, chance_loss).savefig(path, dpi=150)
+
+
+def figure_of_curves(history: Sequence[EpochRecord], chance_loss: float) -> Figure:
+    """Return the figure that `draw_curves` saves; `chance_loss` is in nats."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     epochs = [record.epoch for record in history]
@@ -49,9 +53,8 @@ def draw_curves(history: Sequence[EpochRecord], chance_loss: float, path: Path) 
     loss_axes = figure.axes[0]
     loss_axes.set_ylim(0, 1.08 * max(chance_loss, *(record.loss for record in history)))
     loss_axes.axhline(chance_loss, color=_QUIET, linewidth=1, linestyle="--")
-    negatives = f"no signal: ln {round(math.exp(chance_loss))} = {chance_loss:.2f}"
     loss_axes.annotate(
-        negatives,
+        f"no signal: {chance_loss:.2f}",
         (epochs[-1], chance_loss),
         textcoords="offset points",
         xytext=(0, -11),
@@ -59,4 +62,4 @@ def draw_curves(history: Sequence[EpochRecord], chance_loss: float, path: Path) 
         color=_QUIET,
         fontsize=9,
     )
-    figure.savefig(path, dpi=150)
+    return figure

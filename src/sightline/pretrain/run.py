@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 from sightline.config import UserError
 from sightline.data import PackedDataset, open_dataset
 from sightline.encoders import save_encoder
+from sightline.pretrain.batches import chance_loss
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.curves import draw_curves, write_history
 from sightline.pretrain.temperature import temperature_figure
 from sightline.pretrain.train import Pretrained, pretrain
 from sightline.storage import fetch_artifacts, new_artifacts, require_new
 from sightline.storage.artifacts import read_json, write_json
-from sightline.telemetry import announce, track
+from sightline.telemetry import announce, count, track
 from sightline.training import distributed
 from sightline.training.devices import device_count, pick_device, seed_everything
 from sightline.training.launch import launch, report_user_errors
@@ -45,7 +46,7 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         reading = track(range(len(dataset)), "pretrain: reading images")
         images = [dataset.read_image(index) for index in reading]
         pretrained = pretrain(images, config, dataset.groups)
-        metrics = _measure(pretrained, len(images), config)
+        metrics = _measure(pretrained, dataset.groups, config)
         if distributed.is_main():
             _publish(uris, config, pretrained, metrics)
     return metrics
@@ -76,25 +77,28 @@ def _announce_plan(dataset: PackedDataset, config: PretrainConfig) -> None:
     if not distributed.is_main():
         return
     processes = f"{config.workers} processes" if config.workers > 1 else "one process"
+    groups = count(len(set(dataset.groups)), "group")
     announce(
         "pretrain",
-        f"SimCLR on {len(dataset)} images of {len(set(dataset.groups))} groups: {config.encoder} "
-        f"at {config.image_size} px, {config.epochs} epochs in batches of "
+        f"SimCLR on {len(dataset)} images of {groups}: {config.encoder} "
+        f"at {config.image_size} px, {count(config.epochs, 'epoch')} in batches of "
         f"{config.global_batch_size}, {processes} on {pick_device().type}",
     )
 
 
-def _measure(pretrained: Pretrained, images: int, config: PretrainConfig) -> dict[str, Any]:
+def _measure(
+    pretrained: Pretrained, groups: Sequence[str], config: PretrainConfig
+) -> dict[str, Any]:
     seconds = sum(record.seconds for record in pretrained.history)
-    steps = images // config.global_batch_size * config.epochs
+    steps = len(groups) // config.global_batch_size * config.epochs
     return {
         "epochs": config.epochs,
-        "images": images,
+        "images": len(groups),
         "steps": steps,
         "global_batch_size": config.global_batch_size,
         "first_loss_nats": pretrained.first_loss,
         "final_loss_nats": pretrained.history[-1].loss,
-        "chance_loss_nats": math.log(2 * config.global_batch_size - 1),
+        "chance_loss_nats": chance_loss(groups, config),
         "embedding_std": pretrained.embedding_std,
         "images_per_second": steps * config.global_batch_size / max(seconds, 1e-9),
         "seconds": seconds,
@@ -112,7 +116,7 @@ def _publish(
         write_json(folder / "metrics.json", metrics)
     announce(
         "pretrain",
-        f"loss {metrics['final_loss_nats']:.3f} nats after {config.epochs} epochs "
+        f"loss {metrics['final_loss_nats']:.3f} nats after {count(config.epochs, 'epoch')} "
         f"(no signal: {metrics['chance_loss_nats']:.3f}); encoder in {uris.out_uri}",
     )
 

@@ -22,7 +22,7 @@ from sightline.pretrain.batches import Batch, load_batches
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.loss import nt_xent_loss
-from sightline.telemetry import announce, format_duration, track
+from sightline.telemetry import announce, count, format_duration, track
 from sightline.training import distributed
 from sightline.training.devices import autocast, pick_device
 from sightline.training.optimizers import build_optimizer
@@ -94,7 +94,8 @@ def pretrain(
         The encoder on the CPU in eval mode, and the history; the projection head is thrown away.
 
     Raises:
-        UserError: If there are fewer images than a batch, or the loss is no longer a number.
+        UserError: If there are fewer images than a batch, needed groups are missing, or the loss
+            is no longer a number.
     """
     if len(images) < config.global_batch_size:
         way_out = f", or set global_batch_size to {len(images)} or less" if len(images) > 1 else ""
@@ -108,7 +109,7 @@ def pretrain(
     optimizer = build_optimizer(
         config.optimizer, network, config.learning_rate, config.weight_decay, config.momentum
     )
-    numbers = _group_numbers(groups, config, device)
+    numbers = _group_numbers(groups, len(images), config, device)
     batches, steps_per_epoch = load_batches(images, config, device)
     clock = _Clock(config, steps_per_epoch)
     history: list[EpochRecord] = []
@@ -155,12 +156,18 @@ def _epoch_of(batches: Iterator[Batch], epoch: int, steps: int) -> Iterator[Batc
 
 
 def _group_numbers(
-    groups: Sequence[str], config: PretrainConfig, device: torch.device
+    groups: Sequence[str], images: int, config: PretrainConfig, device: torch.device
 ) -> Tensor | None:
     if not config.exclude_group_negatives:
         return None
     if not groups:
-        raise UserError("exclude_group_negatives needs each image's group, got none")
+        raise UserError(
+            "exclude_group_negatives needs each image's group, got none: pass groups, one name "
+            "for each image (a data set's own are dataset.groups), or set "
+            "exclude_group_negatives to false"
+        )
+    if len(groups) != images:
+        raise UserError(f"each image needs one group, got {len(groups)} groups for {images} images")
     numbers = {name: number for number, name in enumerate(sorted(set(groups)))}
     return torch.tensor([numbers[name] for name in groups], device=device)
 
@@ -206,7 +213,8 @@ class _Clock:
             # The first step also starts threads and memory pools, so it counts only if alone.
             per_step = (now - self._first_done) / max(1, self._timed - 1)
             whole = now - self._start + per_step * (self._steps - self._timed)
-            announce("pretrain", f"{self._steps} steps, about {format_duration(whole)} in all")
+            steps = count(self._steps, "step")
+            announce("pretrain", f"{steps}, about {format_duration(whole)} in all")
         if self._done == 1:
             self._first_done = now
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ class PretrainingCurves:
     losses: list[float]
     learning_rates: list[float]
     chance: float
-    """Loss of a batch without signal, ln(2N - 1) nats for N images."""
+    """Mean loss of the same batches without signal, in nats; as pretrain counted it."""
 
 
 def read_pretraining(pretrain: StepResult) -> PretrainingCurves | None:
@@ -34,7 +33,7 @@ def read_pretraining(pretrain: StepResult) -> PretrainingCurves | None:
         epochs=[int(float(row["epoch"])) for row in rows],
         losses=[float(row["loss"]) for row in rows],
         learning_rates=[float(row["learning_rate"]) for row in rows],
-        chance=math.log(2 * int(pretrain.metrics["global_batch_size"]) - 1),
+        chance=float(pretrain.metrics["chance_loss_nats"]),
     )
 
 

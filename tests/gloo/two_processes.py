@@ -1,0 +1,33 @@
+"""Two real processes that share work over gloo on the CPU."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing
+
+from sightline.training import distributed
+
+WORLD_SIZE = 2
+CPU = torch.device("cpu")
+
+
+def run_in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """Return what `work(rank)` gave in each of two processes; it must be a module's function."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_join, (port, work, folder), nprocs=WORLD_SIZE)
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(WORLD_SIZE)]
+
+
+def _join(rank: int, port: int, work: Callable[[int], Any], folder: Path) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(WORLD_SIZE), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    with distributed.process_group(CPU):
+        torch.save(work(rank), folder / f"rank-{rank}.pt")
