@@ -10,7 +10,7 @@ from sightline.data import PackedDataset, derived_seed
 from sightline.detect.config import DetectConfig
 from sightline.encoders import Encoder, build_encoder
 from sightline.encoders.yolo_detector import DetectorSpec, build_detector
-from sightline.telemetry import announce, format_duration
+from sightline.telemetry import announce, count, format_duration
 
 if TYPE_CHECKING:
     from sightline.detect.training import Training
@@ -36,9 +36,9 @@ def train_protocols(
     counts = {split: len(dataset.split(split)) for split in ("train", "val", "test")}
     announce(
         "detect",
-        f"YOLOv12-{scale} on {name}, {' and '.join(encoders)}: {config.epochs} epochs each over "
-        f"{counts['train']} images of {config.image_size_px} px, {counts['val']} to choose the "
-        f"epoch, {counts['test']} to score once",
+        f"YOLOv12-{scale} on {name}, {' and '.join(encoders)}: {count(config.epochs, 'epoch')} "
+        f"each over {counts['train']} images of {config.image_size_px} px, {counts['val']} to "
+        f"choose the epoch, {counts['test']} to score once",
     )
 
     def tell_duration(epoch_seconds: float) -> None:

@@ -11,7 +11,7 @@ from sightline.evaluate.features import Features
 from sightline.evaluate.linear import LinearTraining, train_linear
 from sightline.evaluate.neighbours import knn_predict
 from sightline.scoring import majority_probabilities, nearest_neighbour_probabilities
-from sightline.telemetry import announce
+from sightline.telemetry import announce, count
 
 NETWORK_OF_LINEAR = {"linear": "pretrained", "linear_random": "random"}
 
@@ -32,7 +32,7 @@ def train_linear_protocols(
         )
         announce(
             "evaluate",
-            f"{protocol}: best of {config.epochs} epochs is {training.best_epoch}, "
+            f"{protocol}: best of {count(config.epochs, 'epoch')} is {training.best_epoch}, "
             f"validation accuracy {training.val_accuracy:.1%}",
         )
         trainings[protocol] = training

@@ -16,7 +16,7 @@ from sightline.evaluate.protocols import predict_protocols, train_linear_protoco
 from sightline.scoring import score_classification, write_predictions
 from sightline.storage import new_artifacts, require_new
 from sightline.storage.artifacts import publish_skipped, write_json
-from sightline.telemetry import announce
+from sightline.telemetry import announce, count
 from sightline.training.history import chosen_epochs, write_classifier_history
 
 
@@ -42,7 +42,7 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
     announce(
         "evaluate",
         f"{encoder.spec.name} stays frozen; {len(dataset)} images of {len(classes)} "
-        f"classes at {size} px; kNN, and one linear layer for {config.epochs} epochs",
+        f"classes at {size} px; kNN, and one linear layer for {count(config.epochs, 'epoch')}",
     )
     for note in notes:
         announce("evaluate", f"note: {note}")

@@ -14,7 +14,7 @@ from sightline.finetune.augment import steps_per_epoch
 from sightline.finetune.config import FinetuneConfig
 from sightline.finetune.fractions import draw_label_fraction
 from sightline.finetune.training import fine_tune
-from sightline.telemetry import announce
+from sightline.telemetry import announce, count
 from sightline.training.history import ClassifierTraining
 
 CLASSIFIER_FILES = {"finetuned": "classifier.pth", "scratch": "classifier_scratch.pth"}
@@ -79,7 +79,7 @@ def train_on_fraction(
     announce(
         "finetune",
         f"with {fraction:.0%} of the labels: {len(few_train)} training and {len(few_val)} "
-        f"validation images, {epochs} epochs",
+        f"validation images, {count(epochs, 'epoch')}",
     )
     longer = config.model_copy(update={"epochs": epochs})
     return train_protocols(encoder, classes, few_train, few_val, longer)

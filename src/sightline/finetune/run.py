@@ -30,7 +30,7 @@ from sightline.finetune.training import seconds_per_step
 from sightline.scoring import score_classification, write_predictions
 from sightline.storage import new_artifacts, require_new
 from sightline.storage.artifacts import publish_skipped, write_json
-from sightline.telemetry import announce, format_duration
+from sightline.telemetry import announce, count, format_duration
 from sightline.training.devices import pick_device
 from sightline.training.history import chosen_epochs, write_classifier_history
 
@@ -111,7 +111,7 @@ def _announce_work(
     announce(
         "finetune",
         f"all layers of {encoder.spec.name} on {len(train)} images of {len(classes)} classes at "
-        f"{size} px, {config.epochs} epochs of {steps // config.epochs} steps"
+        f"{size} px, {count(config.epochs, 'epoch')} of {count(steps // config.epochs, 'step')}"
         + ("; the same from scratch" if config.scratch else "")
         + (f"; with {_list(config.label_fractions)} of the labels" * bool(config.label_fractions)),
     )
@@ -120,7 +120,7 @@ def _announce_work(
     seconds = seconds_per_step(trials["finetuned"], train.images, config) * steps * trainings
     announce(
         "finetune",
-        f"{trainings} trainings take about {format_duration(seconds)} on this machine",
+        f"{count(trainings, 'training')}, about {format_duration(seconds)} in all on this machine",
     )
 
 
