@@ -52,8 +52,9 @@ def test_each_protocol_has_its_numbers_with_intervals(finished):
 
 
 def test_history_has_each_epoch_of_each_protocol_once(finished):
-    with (finished.folder / "history.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    written = (finished.folder / "history.csv").read_bytes().decode()
+    assert "\r" not in written
+    rows = list(csv.DictReader(written.splitlines()))
     assert [(row["protocol"], row["epoch"]) for row in rows] == [
         (protocol, epoch) for protocol in PROTOCOLS for epoch in ("1", "2")
     ]

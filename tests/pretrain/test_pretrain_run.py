@@ -38,8 +38,9 @@ def test_published_result_can_be_read_by_everyone(published):
     assert metrics["steps"] == 8
     assert metrics["chance_loss_nats"] == pytest.approx(math.log(15))
 
-    with (folder / "history.csv").open() as file:
-        history = list(csv.DictReader(file))
+    written = (folder / "history.csv").read_bytes().decode()
+    assert "\r" not in written
+    history = list(csv.DictReader(written.splitlines()))
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert float(history[-1]["loss"]) == metrics["final_loss_nats"]
 

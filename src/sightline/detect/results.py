@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from sightline.scoring.detection import (
 from sightline.scoring.intervals import interval
 from sightline.storage.artifacts import write_json
 from sightline.telemetry import announce
+from sightline.training.history import HISTORY_FILE, write_rows
 
 if TYPE_CHECKING:
     from sightline.detect.training import Training
@@ -80,7 +80,8 @@ def write_results(
         detectors, test, folder / "pictures", count=config.picture_count, seed=config.seed
     )
     write_json(folder / "pr_curves.json", _curves(scores))
-    _write_history(trainings, folder / "history.csv")
+    rows = [row for training in trainings.values() for row in training.history]
+    write_rows(folder / HISTORY_FILE, rows)
     return metrics
 
 
@@ -101,11 +102,3 @@ def _curves(scores: dict[str, ScoredDetections]) -> dict[str, Any]:
             for name, values in zip(scored.classes, precision_at_recall(scored), strict=True)
         }
     return curves
-
-
-def _write_history(trainings: dict[str, Training], path: Path) -> None:
-    rows = [row for training in trainings.values() for row in training.history]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,16 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sightline.pretrain.train import EpochRecord
+from sightline.training.history import write_rows
 
 _LINE, _QUIET = "#2f6fb0", "#6b7280"
 
 
 def write_history(history: Sequence[EpochRecord], path: Path) -> None:
     """Write one line an epoch: epoch, loss (nats), learning_rate, images_per_second, seconds."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(EpochRecord)])
-        writer.writeheader()
-        writer.writerows(asdict(record) for record in history)
+    write_rows(path, [asdict(record) for record in history])
 
 
 def draw_curves(history: Sequence[EpochRecord], chance_loss: float, path: Path) -> None:

@@ -55,10 +55,10 @@ def chosen_epochs(trainings: Mapping[str, ClassifierTraining]) -> dict[str, dict
 def write_classifier_history(folder: Path, trainings: Mapping[str, ClassifierTraining]) -> None:
     """Write the epochs of every training, one after the other, to `history.csv`."""
     epochs = [asdict(epoch) for training in trainings.values() for epoch in training.history]
-    write_history(folder / HISTORY_FILE, epochs)
+    write_rows(folder / HISTORY_FILE, epochs)
 
 
-def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of equal columns as CSV, the columns in the order of the first row."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
