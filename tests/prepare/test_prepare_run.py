@@ -111,6 +111,47 @@ def test_growing_folder_never_moves_a_group(place, labels, make_images):
     assert {group: after[group] for group in before} == before
 
 
+def test_growing_split_folders_never_move_an_image_without_group(place, labels):
+    def splits():
+        metrics = place.run(PrepareConfig(), labels_uri=labels)
+        return {s.name: s.split for s in open_dataset(metrics["datasets"]["labels"]).samples}
+
+    old = sorted(labels.rglob("*.png"))
+    for place_in_order, path in enumerate(old):
+        split = "test" if place_in_order % 4 == 0 else "train"
+        moved = labels / split / path.relative_to(labels)
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(moved)
+    before = splits()
+    # Other pictures with the names of those in train/.
+    for number, path in enumerate(sorted((labels / "train").rglob("*.png"))):
+        save(labels / "test" / path.relative_to(labels / "train"), noise(7000 + number))
+    after = splits()
+    assert len(after) > len(before)
+    assert {name: after[name] for name in before} == before
+
+
+def test_test_picture_of_the_labels_in_training_of_the_boxes_is_not_pretrained_on(
+    place, labels, tmp_path
+):
+    # The same patients' pictures; no common name tells it.
+    dataset_uri = place.run(labels_uri=labels)["datasets"]["labels"]
+    held_out = first_of(dataset_uri, "test")
+    boxes = make_boxes(tmp_path / "boxes")
+    in_train = next(
+        s.group
+        for s in open_dataset(place.run(boxes_uri=boxes)["datasets"]["boxes"]).samples
+        if s.split == "train"
+    )
+    shutil.copy(labels / held_out.name, boxes / "images" / f"{in_train}_1.png")
+    datasets = place.run(labels_uri=labels, boxes_uri=boxes)["datasets"]
+    splits = {
+        kind: {s.sha256: s.split for s in open_dataset(datasets[kind]).samples}
+        for kind in ("images", "labels", "boxes")
+    }
+    assert [splits[kind][held_out.sha256] for kind in splits] == ["test", "test", "train"]
+
+
 def test_small_8_bit_images_are_stored_byte_for_byte(place, labels):
     dataset = open_dataset(place.run(labels_uri=labels)["datasets"]["labels"])
     for index in range(10):

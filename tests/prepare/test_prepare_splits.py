@@ -40,6 +40,23 @@ def test_new_groups_never_move_an_old_one():
     assert {name: after[name] for name in before} == before
 
 
+def test_images_with_the_names_of_old_ones_never_move_an_old_one():
+    old = [f"train:ring/{number}.png" for number in range(200)]
+    before = splits_of([findings("labels", *old, "test:arc/x.png")])
+    assert {before[name] for name in old} == {"train", "val"}
+    namesakes = [f"test:ring/{number}.png" for number in range(200)]
+    after = splits_of([findings("labels", *old, "test:arc/x.png", *namesakes)])
+    assert {name: after[name] for name in before} == before
+
+
+def test_val_folder_that_is_added_returns_the_drawn_validation_groups_to_training():
+    train = [f"train:{number}.png" for number in range(200)]
+    without_val = splits_of([findings("labels", *train, "test:x.png")])
+    assert {without_val[name] for name in train} == {"train", "val"}
+    with_val = splits_of([findings("labels", *train, "test:x.png", "val:y.png")])
+    assert {with_val[name] for name in train} == {"train"}
+
+
 def test_another_seed_gives_another_split():
     names = [f"{number}.png" for number in range(200)]
     assert splits_of([findings("labels", *names)]) != splits_of(
@@ -57,8 +74,8 @@ def test_group_has_one_split_in_all_folders():
 def test_val_is_drawn_from_train_where_folders_hold_only_train_and_test():
     train = [f"train:{number}.png" for number in range(2000)]
     splits = splits_of([findings("labels", *train, "test:x.png", "test:y.png")])
-    assert splits["x.png"] == splits["y.png"] == "test"
-    drawn = [splits[f"{number}.png"] for number in range(2000)]
+    assert splits["test:x.png"] == splits["test:y.png"] == "test"
+    drawn = [splits[name] for name in train]
     assert "test" not in drawn
     # Three standard errors of a share of 2,000 draws: 0.024.
     assert drawn.count("val") / 2000 == pytest.approx(0.15, abs=0.024)
@@ -67,7 +84,7 @@ def test_val_is_drawn_from_train_where_folders_hold_only_train_and_test():
 def test_test_is_drawn_from_train_where_folders_hold_only_train_and_val():
     train = [f"train:{number}.png" for number in range(2000)]
     splits = splits_of([findings("labels", *train, "val:x.png")])
-    drawn = [splits[f"{number}.png"] for number in range(2000)]
+    drawn = [splits[name] for name in train]
     assert "val" not in drawn
     assert drawn.count("test") / 2000 == pytest.approx(0.2, abs=0.027)
 
@@ -75,7 +92,7 @@ def test_test_is_drawn_from_train_where_folders_hold_only_train_and_val():
 def test_val_folder_of_one_set_decides_what_train_leaves_open_in_another():
     labels = findings("labels", "train:a.png", "test:z.png")
     boxes = findings("boxes", "val:a.png", "train:b.png", "test:c.png")
-    assert splits_of([labels, boxes])["a.png"] == "val"
+    assert splits_of([labels, boxes], pattern=r"(\w)\.png")["a"] == "val"
 
 
 def test_images_that_share_a_name_in_two_split_folders_are_two_groups():
@@ -104,7 +121,7 @@ def test_table_that_tears_a_group_apart_is_refused_by_name():
 def test_split_of_the_table_wins_over_folders_for_its_whole_group():
     rows = {("labels", "train:a"): row("p1", "test"), ("labels", "train:b"): row("p1")}
     splits = splits_of([findings("labels", "train:a", "train:b", "test:c")], rows)
-    assert splits == {"p1": "test", "c": "test"}
+    assert splits == {"p1": "test", "test:c": "test"}
 
 
 def test_group_of_the_table_wins_over_the_pattern_and_the_pattern_over_the_name():

@@ -92,7 +92,8 @@ def protect_held_out(images: Sequence[PlacedImage], found: Duplicates) -> list[P
 
     In the labelled set and in the boxes set, a picture that is in two splits stays in test, else
     in val. In the unlabelled set, the whole group of a picture that another set holds out moves
-    to that split.
+    to that split. The labelled set and the boxes leave each other alone: classifier and detector
+    are each tested on their own test split, and share nothing but what is pretrained.
     """
     held: dict[tuple[str, str], PlacedImage] = {}
     for image in sorted(images, key=_strictness):

@@ -30,8 +30,8 @@ _IMAGE_SUFFIXES = {
 class FoundImage:
     """An image file before it is read: where it lies and what its folders and labels say.
 
-    `own_name` is its path without the folders that only sort (`images/`, `train/`), so that a
-    picture without a known group has the same group in every set it is in.
+    `own_name` is its path without the folders that only sort (`images/`, `train/`): a table may
+    name it so.
     """
 
     kind: str

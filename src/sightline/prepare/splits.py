@@ -36,10 +36,12 @@ class Grouping:
 
 
 def group_images(images: Sequence[FoundImage], rows: Rows, group_pattern: str) -> Grouping:
-    """Give each image its group: the table's, else what the pattern finds, else its own name."""
+    """Give each image its group: the table's, else what the pattern finds, else its own path.
+
+    The path is the whole one below the folder, so that no other image has a say in it:
+    `train/ring/1.png` and `test/ring/1.png` are two pictures that merely share a name.
+    """
     groups, alone = {}, []
-    # `train/ring/1.png` and `test/ring/1.png` are two pictures that merely share a name.
-    same_name = Counter((image.kind, image.own_name) for image in images)
     for image in images:
         row = rows.get((image.kind, image.key))
         group = row.group if row else ""
@@ -48,7 +50,7 @@ def group_images(images: Sequence[FoundImage], rows: Rows, group_pattern: str) -
             group = (match.group(1) or "") if match else ""
         if not group:
             alone.append(image.key)
-            group = image.own_name if same_name[image.kind, image.own_name] == 1 else image.key
+            group = image.key
         groups[image.kind, image.key] = group
     warnings = []
     if len(alone) == len(images):
@@ -93,7 +95,8 @@ def assign_splits(
     """Return the split of every group, one over all folders.
 
     The table decides first, then split folders, then `split_of`. In a folder with `train/` and
-    `test/` but no `val/`, val is drawn from the groups in `train/`.
+    `test/` but no `val/`, val is drawn from the groups in `train/`; once there is a `val/`, all
+    of them are training groups. Nothing else that is added to a folder moves a group.
 
     Raises:
         UserError: If the table or the folders put one group into two splits.
