@@ -117,6 +117,20 @@ def test_numbers_on_the_page_are_those_of_the_steps(finished_report: Path):
     assert "chance 4.05" in text
 
 
+def test_macro_averages_stand_beside_the_weighted_ones(finished_report: Path):
+    text = " ".join(" ".join(read(finished_report).text).split())
+    table = text[text.index("Macro averages") :]
+    header = "Protocol Balanced accuracy Macro precision Macro F1 Majority class"
+    assert header in table
+    assert "Balanced accuracy is the macro recall" in table
+    # Fine-tuned answers one of 2 x 12 images wrong: recall (11/12 + 1) / 2, precision
+    # (1 + 12/13) / 2, F1 (22/23 + 24/25) / 2.
+    row = re.search(r"Fine-tuned (\d.*?) A dot is the accuracy", table)
+    assert row
+    shares = re.findall(r"(\d+\.\d) %", re.sub(r"\d+\.\d (to|–) \d+\.\d %", "", row[1]))
+    assert shares == ["95.8", "96.2", "95.8"]
+
+
 def test_hostile_class_names_are_shown_and_do_nothing(write_run: Callable[..., ReportUris]):
     names = ("<script>alert(1)</script>", 'a"b $\\frac{1}{2}$ | `c` </svg>', "x" * 300)
     uris = write_run(classes=names)

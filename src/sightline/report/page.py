@@ -32,14 +32,15 @@ from sightline.report.palette import PROTOCOL_COLOURS
 from sightline.report.results import Results
 from sightline.report.training_curves import temperature_note
 
-TABLE_METRICS = (
+WEIGHTED_METRICS = (
     "accuracy",
     "precision_weighted",
     "recall_weighted",
     "f1_weighted",
-    "f1_macro",
-    "balanced_accuracy",
 )
+"""What weights every class by its images, as the accuracy does."""
+MACRO_METRICS = ("balanced_accuracy", "precision_macro", "f1_macro")
+"""What counts every class alike; macro recall is the balanced accuracy."""
 _DETAILED = ("linear", "scratch", "finetuned")
 
 
@@ -112,8 +113,9 @@ def _context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "tiles": _tiles(findings),
         "answer": headline(results, rows, findings.gaps),
         "rows": rows,
-        "table_metrics": TABLE_METRICS,
-        "best": {metric: _best(rows, metric) for metric in TABLE_METRICS},
+        "weighted_metrics": WEIGHTED_METRICS,
+        "macro_metrics": MACRO_METRICS,
+        "best": {metric: _best(rows, metric) for metric in (*WEIGHTED_METRICS, *MACRO_METRICS)},
         "test_set": _test_set(rows[-1].entry) if rows else "",
         "chance": chance_of(rows[-1]) if rows else "",
         "groups_note": groups_note(results, config),
@@ -139,7 +141,7 @@ def _context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "limits": limitations(results, rows, findings.scale, config),
         "asked": asked(results, config),
         "settings": readable_settings(results),
-        "step_uris": {name: step.uri for name, step in results.steps().items()},
+        "step_uris": {name: step.uri for name, step in results.steps().items() if step.uri},
         "versions": versions(results),
         "models": _models(results),
         "purpose": _purpose(findings),
