@@ -4,8 +4,9 @@ The names are loaded when they are first used: the settings live in this package
 must bring neither torch nor Ultralytics along.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sightline.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from sightline.detect.config import DetectConfig
@@ -13,10 +14,4 @@ if TYPE_CHECKING:
 
 __all__ = ["DetectConfig", "train_detector"]
 
-_HOMES = {"DetectConfig": "config", "train_detector": "training"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(__name__, {"DetectConfig": "config", "train_detector": "training"})

@@ -4,8 +4,9 @@ The names are loaded when they are first used: settings need `encoders.names`, w
 bring torch along.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sightline.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
@@ -35,24 +36,21 @@ __all__ = [
     "save_encoder",
 ]
 
-_HOMES = {
-    "BACKBONE_FILE": "files",
-    "CLASSIFIER_FILE": "classifier",
-    "Classifier": "classifier",
-    "Encoder": "base",
-    "EncoderSpec": "base",
-    "build_encoder": "base",
-    "encode_images": "inference",
-    "load_classifier": "classifier",
-    "load_encoder": "files",
-    "predict_probabilities": "inference",
-    "resize_images": "inputs",
-    "save_classifier": "classifier",
-    "save_encoder": "files",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "BACKBONE_FILE": "files",
+        "CLASSIFIER_FILE": "classifier",
+        "Classifier": "classifier",
+        "Encoder": "base",
+        "EncoderSpec": "base",
+        "build_encoder": "base",
+        "encode_images": "inference",
+        "load_classifier": "classifier",
+        "load_encoder": "files",
+        "predict_probabilities": "inference",
+        "resize_images": "inputs",
+        "save_classifier": "classifier",
+        "save_encoder": "files",
+    },
+)

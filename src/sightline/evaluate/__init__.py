@@ -1,20 +1,22 @@
 """The evaluate step: kNN and linear evaluation of a frozen encoder."""
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOMES = {
-    "EvaluateConfig": "config",
-    "knn_predict": "neighbours",
-    "linear_evaluation": "linear",
-    "train_linear": "linear",
-}
+from sightline.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from sightline.evaluate.config import EvaluateConfig
+    from sightline.evaluate.linear import linear_evaluation, train_linear
+    from sightline.evaluate.neighbours import knn_predict
 
 __all__ = ["EvaluateConfig", "knn_predict", "linear_evaluation", "train_linear"]
 
-
-def __getattr__(name: str) -> Any:
-    # The settings module of this package must load without torch, so its parts come when asked.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "EvaluateConfig": "config",
+        "knn_predict": "neighbours",
+        "linear_evaluation": "linear",
+        "train_linear": "linear",
+    },
+)

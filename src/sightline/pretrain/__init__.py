@@ -4,8 +4,9 @@ The names are loaded when they are first used: the settings live in this package
 they must not bring torch along.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sightline.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from sightline.pretrain.augment import SimCLRViews
@@ -16,16 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["PretrainConfig", "ProjectionHead", "SimCLRViews", "nt_xent_loss", "pretrain"]
 
-_HOMES = {
-    "PretrainConfig": "config",
-    "ProjectionHead": "head",
-    "SimCLRViews": "augment",
-    "nt_xent_loss": "loss",
-    "pretrain": "train",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "PretrainConfig": "config",
+        "ProjectionHead": "head",
+        "SimCLRViews": "augment",
+        "nt_xent_loss": "loss",
+        "pretrain": "train",
+    },
+)
