@@ -44,15 +44,19 @@ def test_notebook_names_give_the_same_features_as_torchvision_names(tmp_path, re
             super().__init__()
             self.features = nn.Sequential(*list(resnet.children())[:-1])
 
-    state = Notebook().state_dict()
-    assert "features.0.weight" in state
-    torch.save(state, tmp_path / "notebook.pth")
-    torch.save(resnet.state_dict(), tmp_path / "torchvision.pth")
-    found = [
-        load_encoder(str(tmp_path / name)).eval() for name in ("notebook.pth", "torchvision.pth")
-    ]
-    with torch.inference_mode():
-        assert torch.equal(found[0](images), found[1](images))
+    states = {
+        "features.0.weight": Notebook().state_dict(),
+        "0.weight": Notebook().features.state_dict(),
+        "conv1.weight": resnet.state_dict(),
+    }
+    found = []
+    for first_name, state in states.items():
+        assert next(iter(state)) == first_name
+        torch.save(state, tmp_path / "weights.pth")
+        with torch.inference_mode():
+            found.append(load_encoder(str(tmp_path / "weights.pth")).eval()(images))
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
 
 
 def test_names_that_data_parallel_and_wrappers_put_in_front_are_understood(tmp_path, resnet):

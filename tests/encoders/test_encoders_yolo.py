@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sightline.config import UserError
-from sightline.encoders import EncoderSpec, build_encoder
+from sightline.encoders import EncoderSpec, build_encoder, load_encoder
 from sightline.encoders.yolo import import_ultralytics
 
 NO_SCALE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -20,6 +20,16 @@ def test_features_are_the_mean_of_the_deepest_map(name, width):
         deepest = encoder.trunk(encoder.normalize(images))
     assert encoder.width == width
     assert torch.equal(features, deepest.mean(dim=(2, 3)))
+
+
+def test_weights_under_the_trunks_own_numbers_are_read_back(tmp_path):
+    spec = EncoderSpec("yolo12n", image_size=64)
+    trunk = build_encoder(spec, seed=1).trunk
+    assert "0.conv.weight" in trunk.state_dict()
+    torch.save(trunk.state_dict(), tmp_path / "weights.pth")
+    found = load_encoder(str(tmp_path / "weights.pth"), spec).trunk
+    for name, tensor in trunk.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
 
 
 def test_feature_maps_have_strides_8_16_and_32():

@@ -15,7 +15,8 @@ from sightline.storage.artifacts import fetch_artifacts, read_json, write_json
 BACKBONE_FILE = "simclr_backbone.pth"
 SPEC_FILE = "encoder.json"
 
-# A notebook's nn.Sequential(*list(resnet.children())[:-1]) numbers the children it holds.
+# A notebook's nn.Sequential(*list(resnet.children())[:-1]) numbers the children it holds;
+# a YOLO trunk's own names are numbers.
 _SEQUENTIAL_NAMES = {
     "0": "conv1",
     "1": "bn1",
@@ -66,7 +67,8 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     """
     state = read_state_dict(path)
     expected = encoder.trunk.state_dict()
-    renamed = {_own_name(name): tensor for name, tensor in state.items()}
+    numbered = _SEQUENTIAL_NAMES if encoder.spec.name.startswith("resnet") else {}
+    renamed = {_own_name(name, numbered): tensor for name, tensor in state.items()}
     given = {name: t for name, t in renamed.items() if not name.startswith("fc.")}
     misfit = explain_misfit(expected, given)
     if misfit:
@@ -104,11 +106,8 @@ def explain_misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) 
     )
 
 
-def _own_name(name: str) -> str:
-    for prefix in ("module.", "encoder.", "backbone."):
+def _own_name(name: str, numbered: Mapping[str, str]) -> str:
+    for prefix in ("module.", "encoder.", "backbone.", "features."):
         name = name.removeprefix(prefix)
-    head, _, rest = name.partition(".")
-    if head == "features":
-        number, _, tail = rest.partition(".")
-        return f"{_SEQUENTIAL_NAMES.get(number, number)}.{tail}"
-    return name
+    head, dot, rest = name.partition(".")
+    return f"{numbered.get(head, head)}{dot}{rest}"
