@@ -1,6 +1,7 @@
 """`python -m pipelines compile | run`: one pipeline, on this machine or as YAML for a cluster."""
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.parameters import OWN_PARAMETERS
-from pipelines.plan import Plan, make_plan, read_assignments
+from pipelines.plan import Plan, finished_steps, make_plan, read_assignments
 from sightline.config import SettingsError, UserError, nearest_name, read_values
 from sightline.telemetry import format_duration
 
@@ -17,14 +18,26 @@ USER_ERROR, DEFECT, INTERRUPTED = 2, 1, 130
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            known = [option for action in self._actions for option in action.option_strings]
-            nearest = nearest_name(unknown.split("=")[0].split()[0], known)
-            message = f"{unknown} is unknown, " + (
-                f"did you mean {nearest}?" if nearest else "see --help"
-            )
         raise SettingsError(message)
+
+    def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Return what was given, and in words what is unknown of it."""
+        given, unknown = self.parse_known_args(argv)
+        flags: list[str] = []
+        problems = []
+        for word in unknown:
+            if re.match("--?[A-Za-z]", word):
+                flags.append(word)
+            elif flags and " " not in flags[-1] and "=" not in flags[-1]:
+                flags[-1] += f" {word}"
+            else:
+                problems.append(f"unexpected argument {word!r}")
+        return given, [*map(self._explain_unknown, flags), *problems]
+
+    def _explain_unknown(self, flag: str) -> str:
+        known = [option for action in self._actions for option in action.option_strings]
+        nearest = nearest_name(re.split("[ =]", flag)[0], known)
+        return f"{flag} is unknown, " + (f"did you mean {nearest}?" if nearest else "see --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pipelines: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print("pipelines: stopped from the keyboard; finished steps stay", file=sys.stderr)
+        print("pipelines: stopped from the keyboard", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -56,7 +69,10 @@ def _compile(argv: Sequence[str]) -> int:
         default="build/simclr_to_yolo.yaml",
         help="where the YAML goes [%(default)s]",
     )
-    target = Path(_parse(parser, argv).out)
+    given, problems = parser.parse(argv)
+    if problems:
+        raise SettingsError("; ".join(problems), problems)
+    target = Path(given.out)
     from pipelines.compile import compile_pipeline
 
     try:
@@ -68,7 +84,7 @@ def _compile(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    plan = _plan(_parse(_run_parser(), argv))
+    plan = _plan(*_run_parser().parse(argv))
     print(plan.describe(), flush=True)
     from pipelines.local_run import StepFailedError, run_locally
     from pipelines.outcome import describe_outcome
@@ -78,33 +94,47 @@ def _run(argv: Sequence[str]) -> int:
         run_locally(plan)
     except StepFailedError as error:
         took = format_duration(time.monotonic() - start)
-        print(f"pipelines: {error} (after {took}; finished steps stay)", file=sys.stderr)
+        print(f"pipelines: {error} (after {took}{_what_stays(plan)})", file=sys.stderr)
         return USER_ERROR if error.is_user_error else DEFECT
+    except KeyboardInterrupt:
+        print(f"\npipelines: stopped from the keyboard{_what_stays(plan)}", file=sys.stderr)
+        return INTERRUPTED
     took = format_duration(time.monotonic() - start)
     print(f"\nrun {plan.run_id}: done in {took}\n{describe_outcome(plan.run_uri)}")
     return 0
 
 
-def _plan(given: argparse.Namespace) -> Plan:
-    settings: dict[str, dict[str, Any]] = {}
-    if given.settings:
-        settings = {step: _object(step, v) for step, v in read_values(given.settings).items()}
-    for step, values in read_assignments(given.set).items():
+def _what_stays(plan: Plan) -> str:
+    finished = finished_steps(plan)
+    return f"; finished steps stay: {', '.join(finished)}" if finished else ""
+
+
+def _plan(given: argparse.Namespace, problems: list[str]) -> Plan:
+    settings = _read_settings(given.settings, problems)
+    assigned, misread = read_assignments(given.set)
+    problems = [*problems, *misread]
+    for step, values in assigned.items():
         settings[step] = {**settings.get(step, {}), **values}
     data = {f"data_{kind}": getattr(given, kind) for kind in ("images", "labels", "boxes", "table")}
     own = {name: getattr(given, name) for name in OWN_PARAMETERS}
     own = {name: value for name, value in own.items() if value is not None}
-    return make_plan(given.out, given.run_id, data, given.preset, own, settings)
+    return make_plan(given.out, given.run_id, data, given.preset, own, settings, problems)
 
 
-def _object(step: str, values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise SettingsError(f"--settings needs an object for step {step!r}, got {values!r}")
-    return values
-
-
-def _parse(parser: _Parser, argv: Sequence[str]) -> argparse.Namespace:
-    return parser.parse_args(argv)
+def _read_settings(text: str | None, problems: list[str]) -> dict[str, dict[str, Any]]:
+    if text is None:
+        return {}
+    try:
+        found = read_values(text, "--settings")
+    except SettingsError as error:
+        problems += error.problems
+        return {}
+    problems += (
+        f"--settings needs an object for step {step!r}, got {values!r}"
+        for step, values in found.items()
+        if not isinstance(values, dict)
+    )
+    return {step: values for step, values in found.items() if isinstance(values, dict)}
 
 
 def _run_parser() -> _Parser:
@@ -119,7 +149,9 @@ def _run_parser() -> _Parser:
     data.add_argument("--boxes", default="", metavar="FOLDER", help="images and YOLO label files")
     data.add_argument("--table", default="", metavar="FILE", help="CSV: name, group, split")
     run = parser.add_argument_group("run")
-    run.add_argument("--out", required=True, metavar="FOLDER", help="data sets, runs and models")
+    run.add_argument(
+        "--out", default="", metavar="FOLDER", help="data sets, runs and models [required]"
+    )
     run.add_argument("--run-id", default="", metavar="NAME", help="its folder's name [time, UTC]")
     run.add_argument("--preset", default="seed", help="seed, paper, mri or demo [seed]")
     run.add_argument("--seed", metavar="INT", help="seed of every training; splits stay [0]")

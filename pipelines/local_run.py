@@ -34,14 +34,13 @@ def run_locally(plan: Plan) -> None:
     Raises:
         StepFailedError: If a step failed; the steps after it were not started.
     """
-    with tempfile.TemporaryDirectory(prefix="sightline-run-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="sightline-run-") as scratch,
+        _stopped_with_us(Path(scratch)),
+    ):
         pipeline_yaml = Path(scratch, "simclr_to_yolo.yaml")
         compile_pipeline(pipeline_yaml)
-        with (
-            steps_environment(Path(scratch)),
-            _stopped_with_us(Path(scratch)),
-            _quiet_runner() as (screen, log),
-        ):
+        with steps_environment(Path(scratch)), _quiet_runner() as (screen, log):
             _execute(plan, pipeline_yaml, Path(scratch), screen, log)
 
 
@@ -111,18 +110,25 @@ def steps_environment(scratch: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stopped_with_us(scratch: Path) -> Iterator[None]:
-    """Hand SIGTERM on to the step that runs: KFP would leave it working for nobody."""
+    """Hand an end on to the step that runs, which KFP would leave working, and unwind.
+
+    SIGHUP is a terminal that was closed; a run under nohup ignores it, and goes on doing so.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         with contextlib.suppress(OSError, ValueError):
             os.kill(int((scratch / _PROCESS_FILE).read_text(encoding="utf-8")), number)
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

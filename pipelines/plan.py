@@ -1,5 +1,6 @@
 """What a local run is going to do, checked whole before any work."""
 
+import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -74,24 +75,28 @@ def make_plan(
     preset: str,
     own: Mapping[str, Any],
     settings: StepSettings,
+    problems: Sequence[str] = (),
 ) -> Plan:
     """Check a run before any of its work starts.
 
     Args:
-        out: Folder for data sets, runs and models.
+        out: Folder for data sets, runs and models; "" where none was given.
         run_id: Name of the run's folder; "" makes one of the present time.
         data: The pipeline's data parameters; "" where there is no such data.
         preset: Values that every step starts from.
         own: Settings that have a parameter of their own, where given.
         settings: The other settings that were given, by step.
+        problems: What was wrong already when the arguments were read.
 
     Raises:
-        SettingsError: If anything is refused; all problems at once.
-        UserError: If the run's folder already holds results.
+        SettingsError: If anything is refused, data is missing, or the run's folder already holds
+            results; all problems at once.
     """
-    problems = [
-        f"step {name!r} is unknown{_hint(name, _STEPS)}" for name in settings.keys() - _STEPS.keys()
-    ]
+    problems = list(problems)
+    problems += (
+        f"step {name!r} is unknown{_hint(name, _STEPS)}" for name in settings if name not in _STEPS
+    )
+    preset, own = _take_shared(preset, own, problems)
     configs: dict[str, StepConfig] = {}
     for step in PIPELINE_STEPS:
         given = settings.get(step.name, {})
@@ -111,18 +116,25 @@ def make_plan(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
         problems.append(f"--run-id needs letters, digits, dots, _ or -, got {run_id!r}")
     problems += _address_problems(out, place)
-    if problems:
-        raise SettingsError("\n  ".join(["nothing was started:", *problems]))
     plan = Plan(_absolute(out), run_id, place, preset, configs)
-    _require_unused(plan)
+    if not problems:
+        problems += _results_in_the_way(plan)
+    if problems:
+        raise SettingsError("\n  ".join(["nothing was started:", *problems]), problems)
     return plan
 
 
-def read_assignments(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read `--set step.setting=value` texts into settings by step.
+def finished_steps(plan: Plan) -> list[str]:
+    """Return the steps whose results are in the run's folder, in their order."""
+    run = open_storage(plan.run_uri)
+    return [step for step in _STEPS if run.exists(f"{step}/{ARTIFACTS_FILE}")]
 
-    Raises:
-        SettingsError: If a text has another form or names no step; all problems at once.
+
+def read_assignments(texts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Read `--set step.setting=value` texts.
+
+    Returns:
+        The settings by step, and what is wrong with texts of another form or of no step.
     """
     found: dict[str, dict[str, Any]] = {}
     problems = []
@@ -135,9 +147,7 @@ def read_assignments(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
             problems.append(f"--set {text}: step {step!r} is unknown{_hint(step, _STEPS)}")
         else:
             found.setdefault(step, {})[name] = _read_value(_STEPS[step], name, value)
-    if problems:
-        raise SettingsError("\n  ".join(["nothing was started:", *problems]))
-    return found
+    return found, problems
 
 
 _STEPS: Mapping[str, Step] = {step.name: step for step in PIPELINE_STEPS}
@@ -150,12 +160,32 @@ def _read_value(step: Step, name: str, text: str) -> Any:
     return text
 
 
+def _take_shared(
+    preset: str, own: Mapping[str, Any], problems: list[str]
+) -> tuple[str, Mapping[str, Any]]:
+    """Check once what every step would refuse, and go on with its default."""
+    own = dict(own)
+    any_step = next(step for step in PIPELINE_STEPS if "seed" in own_parameters(step.name))
+    for name, value in (("preset", preset), ("seed", own.get("seed", 0))):
+        try:
+            any_step.config_class.from_values({name: value})
+        except SettingsError as error:
+            problems += (f"--{problem}" for problem in error.problems)
+            preset = "seed" if name == "preset" else preset
+            own = {key: kept for key, kept in own.items() if key != name}
+    return preset, own
+
+
 def _address_problems(out: str, data: Mapping[str, str]) -> list[str]:
     problems = []
-    try:
-        open_storage(out)
-    except UserError as error:
-        problems.append(f"--out: {error}")
+    if not out:
+        problems.append("--out is required: the folder for data sets, runs and models")
+    else:
+        try:
+            open_storage(out)
+        except UserError as error:
+            problems.append(f"--out: {error}")
+    problems += filter(None, (_data_problem(name, uri) for name, uri in data.items()))
     try:
         uris = {DATA[name]: uri for name, uri in data.items()}
         PrepareUris.from_values({**uris, "store_uri": "store", "out_uri": "out"})
@@ -164,14 +194,30 @@ def _address_problems(out: str, data: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def _require_unused(plan: Plan) -> None:
-    run = open_storage(plan.run_uri)
-    finished = [step for step in _STEPS if run.exists(f"{step}/{ARTIFACTS_FILE}")]
-    if finished:
-        raise UserError(
-            f"run {plan.run_id} in {plan.out} already holds finished steps "
-            f"({', '.join(finished)}), and results are never overwritten: choose another --run-id"
-        )
+def _data_problem(name: str, uri: str) -> str:
+    if not uri:
+        return ""
+    flag = "--" + name.removeprefix("data_")
+    try:
+        open_storage(uri)
+    except UserError as error:
+        return f"{flag}: {error}"
+    path = Path(uri.removeprefix("file://"))
+    kind, is_there = ("file", path.is_file) if name == "data_table" else ("folder", path.is_dir)
+    # Asked first: below a folder that must not be entered, is_dir() raises instead of answering.
+    if os.access(path, os.R_OK) and is_there():
+        return ""
+    return f"{flag} needs a {kind} that can be read, got {uri}"
+
+
+def _results_in_the_way(plan: Plan) -> list[str]:
+    finished = finished_steps(plan)
+    if not finished:
+        return []
+    return [
+        f"run {plan.run_id} in {plan.out} already holds finished steps "
+        f"({', '.join(finished)}), and results are never overwritten: choose another --run-id"
+    ]
 
 
 def _absolute(uri: str) -> str:

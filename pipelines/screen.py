@@ -14,10 +14,14 @@ from sightline.telemetry import format_duration
 
 _EXECUTOR_NOTE = re.compile(r"\[KFP Executor \S+ \S+ (DEBUG|INFO)\]: ")
 _RUNNER_INDENT = "    "
+_COMPLAINT = re.compile(r"sightline [a-z]+: ")
 
 
 class Screen(io.TextIOBase):
-    """A stdout for the time of a local run that lets only the steps' own lines through."""
+    """A stdout for the time of a local run that lets only the steps' own lines through.
+
+    A step's complaint is held back: whoever runs the pipeline tells it, once.
+    """
 
     def __init__(self, terminal: TextIO) -> None:
         self._terminal = terminal
@@ -59,7 +63,8 @@ class Screen(io.TextIOBase):
         if not line:
             return
         self.last_lines = [*self.last_lines[-49:], line]
-        self.say(line)
+        if not _COMPLAINT.match(line):
+            self.say(line)
 
 
 class StepLog(logging.Filter):

@@ -19,6 +19,11 @@ class UserError(Exception):
 class SettingsError(UserError):
     """Settings that were refused; the message lists every problem at once."""
 
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
+        """The problems one by one."""
+
 
 class StepConfig(BaseModel):
     """A step's settings: frozen, closed, finite; a field's docstring is its description.
@@ -62,7 +67,7 @@ class StepConfig(BaseModel):
             problems.extend(_explain(cls, error))
         if problems:
             count = f"{len(problems)} setting{'s' if len(problems) > 1 else ''}"
-            raise SettingsError(f"{cls.__name__} rejects {count}: " + "; ".join(problems))
+            raise SettingsError(f"{cls.__name__} rejects {count}: " + "; ".join(problems), problems)
         return config
 
     @classmethod
@@ -82,21 +87,26 @@ class StepUris(StepConfig):
     """A step's addresses: where it reads and where it writes; `s3://…` or a path."""
 
 
-def read_values(text: str) -> dict[str, Any]:
-    """Read `--config`: a JSON object, or the path of a file that holds one.
+def read_values(text: str, flag: str = "--config") -> dict[str, Any]:
+    """Read settings: a JSON object, or the path of a file that holds one.
+
+    Args:
+        text: What the user gave.
+        flag: The flag it was given to, as messages name it.
 
     Raises:
         SettingsError: If it is neither.
     """
     if text.lstrip().startswith("{"):
-        source, content = "--config", text
+        source, content = flag, text
     else:
         source = text
         try:
             content = Path(text).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # a ValueError: bytes that are no UTF-8, a NUL
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
             raise SettingsError(
-                f"--config needs a JSON object or a readable file, got {text!r}: {error}"
+                f"{flag} needs a JSON object or a readable file, got {text!r}: {reason}"
             ) from None
     try:
         values = json.loads(content)

@@ -135,9 +135,10 @@ def test_every_address_ends_in_uri_and_every_step_says_where_it_writes(step):
 
 @pytest.mark.parametrize("step", [*PIPELINE_STEPS], ids=lambda step: step.name)
 def test_every_step_can_be_seeded(step):
-    assert step.config_class.from_values({"seed": 3.0}).to_json()["seed"] == 3
+    name = "split_seed" if step.name == "prepare" else "seed"
+    assert step.config_class.from_values({name: 3.0}).to_json()[name] == 3
     with pytest.raises(SettingsError, match="seed: input should be greater than or equal to 0"):
-        step.config_class.from_values({"seed": -1})
+        step.config_class.from_values({name: -1})
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -106,13 +106,20 @@ def test_values_come_from_json_or_from_a_file_that_holds_it(tmp_path):
     ("text", "message"),
     [
         ("{epochs: 3}", "--config is not valid JSON"),
-        ("absent.json", "needs a JSON object or a readable file, got 'absent.json'"),
+        ("absent.json", "readable file, got 'absent.json': No such file or directory$"),
         ("", "needs a JSON object or a readable file"),
     ],
 )
 def test_unreadable_values_are_refused(text, message):
     with pytest.raises(SettingsError, match=message):
         read_values(text)
+
+
+def test_file_of_settings_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="it is no UTF-8 text"):
+        read_values(str(path))
 
 
 def test_file_that_holds_a_list_is_refused(tmp_path):

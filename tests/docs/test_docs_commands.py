@@ -38,7 +38,9 @@ def test_every_pipelines_command_of_the_pages_has_known_flags(
 def test_every_setting_that_the_pages_give_a_pipeline_is_accepted() -> None:
     for arguments in written("python -m pipelines"):
         assignments = [value for flag, value in pairwise(arguments) if flag == "--set"]
-        for step, values in read_assignments(assignments).items():
+        settings, problems = read_assignments(assignments)
+        assert problems == []
+        for step, values in settings.items():
             COMMANDS[step].config_class.from_values(values)
 
 

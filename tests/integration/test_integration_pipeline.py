@@ -140,13 +140,17 @@ def test_same_run_again_is_refused_before_any_work(data, finished, place):
     assert again.stdout == ""
 
 
-def test_missing_folder_ends_the_run_with_2_and_publishes_nothing(tmp_path):
+def test_folder_without_images_ends_the_run_with_2_and_is_told_once(tmp_path):
+    (tmp_path / "empty").mkdir()
     done = run_pipeline(
-        "--labels", tmp_path / "nowhere", "--out", tmp_path / "out", "--run-id", "first"
+        "--labels", tmp_path / "empty", "--out", tmp_path / "out", "--run-id", "first"
     )
     assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("pipelines: step prepare failed: ")
-    assert str(tmp_path / "nowhere") in last
+    (told,) = done.stderr.strip().splitlines()
+    reason = told.removeprefix("pipelines: step prepare failed: ").partition(" (after ")[0]
+    assert reason != told
+    assert str(tmp_path / "empty") in reason
+    assert reason not in done.stdout
+    assert "finished steps stay" not in told
     assert "Traceback" not in done.stdout + done.stderr
     assert list((tmp_path / "out").rglob("artifacts.json")) == []

@@ -1,8 +1,12 @@
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
-from pipelines.local_run import explain_failure, steps_environment
+import pytest
+
+from pipelines.local_run import _stopped_with_us, explain_failure, steps_environment
 
 
 def test_failure_that_the_user_can_mend_is_told_in_the_steps_own_words():
@@ -40,3 +44,45 @@ def test_steps_run_in_this_very_python_although_path_names_another(tmp_path, mon
     assert done.stdout.strip() == mine
     assert sys.executable == mine
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["compile_pipeline", "_execute"])
+def test_stopped_run_leaves_no_scratch(number, moment, tmp_path):
+    program = (
+        "import signal, sys, time\n"
+        "from pipelines import local_run\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "local_run.compile_pipeline = lambda path: path.write_text('a pipeline')\n"
+        "def wait(*given):\n"
+        "    print('waiting', file=sys.__stdout__, flush=True)\n"
+        "    time.sleep(60)\n"
+        f"local_run.{moment} = wait\n"
+        "local_run.run_locally(None)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    with process:
+        assert process.stdout.readline() == "waiting\n"
+        assert [path.name[:14] for path in tmp_path.iterdir()] == ["sightline-run-"]
+        process.send_signal(number)
+        assert process.wait() != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _stopped_with_us(tmp_path):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

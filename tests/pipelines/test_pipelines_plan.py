@@ -4,12 +4,19 @@ import pytest
 
 from pipelines.__main__ import main
 from pipelines.plan import make_plan, read_assignments
-from sightline.config import SettingsError, UserError
+from sightline.config import SettingsError
 
-DATA = {"data_images": "images", "data_labels": "", "data_boxes": "", "data_table": ""}
+NO_DATA = {"data_images": "", "data_labels": "", "data_boxes": "", "data_table": ""}
 
 
-def plan(out, data=DATA, preset="seed", run_id="first", own=None, **settings):
+@pytest.fixture(autouse=True)
+def folder_with_images(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
+def plan(out, data=None, preset="seed", run_id="first", own=None, **settings):
+    data = {**NO_DATA, **({"data_images": "images"} if data is None else data)}
     return make_plan(str(out), run_id, data, preset, own or {}, settings)
 
 
@@ -29,7 +36,19 @@ def test_setting_with_a_parameter_of_its_own_is_sent_there(tmp_path):
 
 def test_run_without_any_images_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="at least one of images_uri, labels_uri and boxes_uri"):
-        plan(tmp_path, data={**DATA, "data_images": ""})
+        plan(tmp_path, data={})
+
+
+def test_every_folder_and_file_of_data_that_is_not_there_is_told_at_once(tmp_path):
+    data = {"data_labels": "nowhere", "data_boxes": "s3://bucket/boxes", "data_table": "images"}
+    with pytest.raises(SettingsError) as refusal:
+        plan(tmp_path, data=data)
+    assert str(refusal.value).splitlines() == [
+        "nothing was started:",
+        f"  --labels needs a folder that can be read, got {tmp_path / 'nowhere'}",
+        "  --boxes: cannot open s3://bucket/boxes: give a folder or file://…, got s3://",
+        f"  --table needs a file that can be read, got {tmp_path / 'images'}",
+    ]
 
 
 @pytest.mark.parametrize("run_id", ["../up", "a/b", ".hidden", "a b", "x" * 101])
@@ -66,8 +85,7 @@ def test_preset_decides_what_is_not_given(tmp_path):
     assert arguments["gate_floor"] == PromoteConfig.from_values({"preset": "demo"}).gate_floor
 
 
-def test_folders_become_absolute_so_that_results_can_be_found_again(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_folders_become_absolute_so_that_results_can_be_found_again(tmp_path):
     arguments = plan("out").arguments()
     assert arguments["out"] == str(tmp_path / "out")
     assert arguments["data_images"] == str(tmp_path / "images")
@@ -78,28 +96,77 @@ def test_run_that_already_holds_results_is_refused_before_work(tmp_path):
     step = tmp_path / "runs" / "first" / "prepare"
     step.mkdir(parents=True)
     (step / "artifacts.json").write_text("{}")
-    with pytest.raises(UserError, match=r"finished steps \(prepare\).*choose another --run-id"):
+    with pytest.raises(SettingsError, match=r"finished steps \(prepare\).*choose another --run-id"):
         plan(tmp_path)
 
 
 def test_list_setting_is_given_with_commas():
-    settings = read_assignments(["finetune.label_fractions=0.1,0.5", "pretrain.epochs=2"])
+    settings, problems = read_assignments(["finetune.label_fractions=0.1,0.5", "pretrain.epochs=2"])
     assert settings == {
         "finetune": {"label_fractions": ["0.1", "0.5"]},
         "pretrain": {"epochs": "2"},
     }
+    assert problems == []
 
 
-def test_assignment_of_another_form_is_refused_with_the_form():
-    with pytest.raises(SettingsError) as refusal:
-        read_assignments(["epochs=3", "pretrian.epochs=3"])
-    message = str(refusal.value)
-    assert "--set needs step.setting=value, got 'epochs=3'" in message
-    assert "step 'pretrian' is unknown, did you mean pretrain?" in message
+def test_assignment_of_another_form_is_told_with_the_form_and_the_others_are_read():
+    settings, problems = read_assignments(["epochs=3", "pretrian.epochs=3", "report.title=x"])
+    assert settings == {"report": {"title": "x"}}
+    assert problems == [
+        "--set needs step.setting=value, got 'epochs=3'",
+        "--set pretrian.epochs=3: step 'pretrian' is unknown, did you mean pretrain?",
+    ]
+
+
+def test_problems_of_every_kind_are_told_at_once_and_each_of_them_once(capsys):
+    given = ["run", "--labels", "nowhere", "--preset", "nosuch", "--seed", "x", "--run-id", "a/b"]
+    given += ["--set", "pretrian.epochs=3", "--set", "foo", "--set", "pretrain.epoch=2"]
+    given += ["--set", "finetune.epochs=-3", "--set", "detect.image_size=abc"]
+    given += ["--settings", '{"report": 3}', "--gate-floor", "2", "--bogus", "3", "--imags=y"]
+    assert main(given) == 2
+    first, *told = capsys.readouterr().err.splitlines()
+    assert first == "pipelines: nothing was started:"
+    expected = [
+        "--bogus 3 is unknown",
+        "--imags=y is unknown, did you mean --images?",
+        "--settings needs an object for step 'report', got 3",
+        "--set pretrian.epochs=3: step 'pretrian' is unknown, did you mean pretrain?",
+        "--set needs step.setting=value, got 'foo'",
+        "--preset 'nosuch' is unknown, use one of seed, paper, mri, demo",
+        "--seed: input should be a valid integer",
+        "PretrainConfig rejects 1 setting: epoch is unknown, did you mean epochs?",
+        "FinetuneConfig rejects 1 setting: epochs: input should be greater than or equal to 1",
+        "DetectConfig rejects 1 setting: image_size is unknown, did you mean image_size_px?",
+        "PromoteConfig rejects 1 setting: gate_floor: input should be less than or equal to 1",
+        "--run-id needs letters, digits, dots, _ or -, got 'a/b'",
+        "--out is required: the folder for data sets, runs and models",
+        "--labels needs a folder that can be read, got ",
+    ]
+    assert len(told) == len(expected), told
+    for line, start in zip(told, expected, strict=True):
+        assert line.startswith(f"  {start}")
+
+
+def test_settings_that_cannot_be_read_are_told_of_beside_the_rest(capsys):
+    assert main(["run", "--images", "images", "--settings", "nope.json", "stray"]) == 2
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  unexpected argument 'stray'",
+        "  --settings needs a JSON object or a readable file, got 'nope.json': "
+        "No such file or directory",
+        "  --out is required: the folder for data sets, runs and models",
+    ]
 
 
 def test_command_line_ends_with_2_and_starts_nothing_on_a_refused_setting(tmp_path, capsys):
-    given = ["run", "--images", "x", "--out", str(tmp_path / "out"), "--set", "pretrain.epocs=1"]
+    given = [
+        "run",
+        "--images",
+        "images",
+        "--out",
+        str(tmp_path / "out"),
+        "--set",
+        "pretrain.epocs=1",
+    ]
     assert main(given) == 2
     assert "epocs is unknown, did you mean epochs?" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -113,7 +180,7 @@ def test_unknown_flag_is_refused_with_the_nearest(tmp_path, capsys):
 def test_settings_file_is_read_and_set_wins(tmp_path, capsys):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps({"pretrain": {"epochs": -1, "temperature": 0.5}}))
-    given = ["run", "--images", "x", "--out", str(tmp_path), "--settings", str(file)]
+    given = ["run", "--images", "images", "--out", str(tmp_path), "--settings", str(file)]
     assert main(given) == 2
     assert "epochs" in capsys.readouterr().err
     assert main([*given, "--set", "pretrain.epochs=2", "--set", "report.titel=x"]) == 2

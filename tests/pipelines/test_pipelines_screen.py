@@ -32,3 +32,11 @@ def test_only_the_steps_own_lines_and_warnings_are_shown():
     ]
     assert terminal.getvalue().splitlines() == shown
     assert screen.last_lines == shown
+
+
+def test_complaint_of_a_step_is_left_to_whoever_explains_the_failure():
+    terminal = io.StringIO()
+    screen = Screen(terminal)
+    screen.write("    prepare: 3 images\n    sightline prepare: no folder x\n")
+    assert terminal.getvalue() == "prepare: 3 images\n"
+    assert screen.last_lines == ["prepare: 3 images", "sightline prepare: no folder x"]
