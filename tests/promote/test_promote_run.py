@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sightline.__main__ import main
 from sightline.config import UserError
 from sightline.encoders import load_classifier
 from sightline.promote import run as promote_module
@@ -208,6 +209,26 @@ def test_challenger_scored_on_another_data_set_is_refused(runs: Any):
 def test_unfinished_finetuning_is_refused(runs: Any):
     with pytest.raises(NotFoundError, match="no finished result"):
         runs.promote("first", str(runs.root / "nothing"), runs.dataset())
+
+
+def test_classifier_is_promoted_without_a_report_and_without_a_detector(runs: Any):
+    dataset = runs.dataset()
+    own = ["--finetune-uri", runs.finetune(dataset), "--labels-uri", dataset]
+    own += ["--models-uri", str(runs.models), "--out-uri", str(runs.root / "promote")]
+    assert main(["promote", *own]) == 0
+    assert runs.champion()["report_uri"] == ""
+
+
+@pytest.mark.parametrize(
+    ("task", "needed"), [("classification", "finetune_uri"), ("detection", "detect_uri")]
+)
+def test_promotion_without_its_own_tasks_step_is_refused(
+    runs: Any, task: str, needed: str, capsys: pytest.CaptureFixture[str]
+):
+    places = ["--models-uri", str(runs.models), "--out-uri", str(runs.root / "promote")]
+    assert main(["promote", "--task", task, *places]) == 2
+    assert f"sightline promote: {needed} is required" in capsys.readouterr().err
+    assert not runs.models.exists()
 
 
 def test_finished_decision_is_never_overwritten(runs: Any):

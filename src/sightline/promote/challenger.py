@@ -38,9 +38,12 @@ def read_challenger(task: PromotedTask, uris: PromoteUris) -> Challenger | str:
 
     Raises:
         NotFoundError: If its step has not finished.
-        UserError: If a file was altered, or it was scored on another data set than is judged on.
+        UserError: If its step's address is missing, a file was altered, or it was scored on
+            another data set than is judged on.
     """
     uri = task.step_uri(uris)
+    if not uri:
+        raise UserError(f"{task.step}_uri is required to promote what {task.step} trained")
     folder = fetch_artifacts(uri, ["metrics.json", "config.json"])
     metrics = read_json(folder / "metrics.json")
     if metrics.get("skipped"):

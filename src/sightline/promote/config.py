@@ -21,12 +21,12 @@ METRICS_OF_TASK: Mapping[str, tuple[str, ...]] = {
 class PromoteUris(StepUris):
     """Where the challenger lies, and the store whose champion it challenges."""
 
-    report_uri: str
-    """Folder of the finished report step; the champion's record points to it."""
-    finetune_uri: str
-    """Folder of the finished finetune step: the challenger of task classification."""
-    detect_uri: str
-    """Folder of the finished detect step: the challenger of task detection."""
+    report_uri: str = ""
+    """Folder of the finished report step, to which the champion's record points; empty: none."""
+    finetune_uri: str = ""
+    """Folder of the finished finetune step, whose classifier task classification judges."""
+    detect_uri: str = ""
+    """Folder of the finished detect step, whose detector task detection judges."""
     labels_uri: str = ""
     """Data set version with labels whose test split judges classifiers; empty: there is none."""
     boxes_uri: str = ""

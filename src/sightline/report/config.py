@@ -15,14 +15,14 @@ class ReportUris(StepUris):
 
     prepare_uri: str
     """Folder of the finished prepare step."""
-    pretrain_uri: str
-    """Folder of the finished pretrain step."""
-    evaluate_uri: str
-    """Folder of the finished evaluate step; it may say that it was skipped."""
-    finetune_uri: str
-    """Folder of the finished finetune step; it may say that it was skipped."""
-    detect_uri: str
-    """Folder of the finished detect step; it may say that it was skipped."""
+    pretrain_uri: str = ""
+    """Folder of the finished pretrain step; empty: it was not run."""
+    evaluate_uri: str = ""
+    """Folder of the finished evaluate step, or one that says it was skipped; empty: not run."""
+    finetune_uri: str = ""
+    """Folder of the finished finetune step, or one that says it was skipped; empty: not run."""
+    detect_uri: str = ""
+    """Folder of the finished detect step, or one that says it was skipped; empty: not run."""
     out_uri: str
     """Folder for report.html, summary.json and model_card.md; must hold no result yet."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from sightline.report.config import ReportUris
 from sightline.storage import fetch_artifacts
 from sightline.storage.artifacts import read_json
 
+_NO_FOLDER = Path(os.devnull)  # no file lies below it
+
 
 @dataclass(frozen=True)
 class StepResult:
-    """One finished step: where it lies, what it measured, how it was set."""
+    """One finished step: where it lies, what it measured, how it was set; uri "": not run."""
 
     uri: str
     folder: Path
@@ -78,22 +81,24 @@ class Results:
 
 
 def read_results(uris: ReportUris) -> Results:
-    """Read what every step left.
+    """Read what every step left; a step without an address counts as skipped.
 
     Raises:
         NotFoundError: If a step has not finished.
         UserError: If one of its files was altered.
     """
     return Results(
-        prepare=_read_step(uris.prepare_uri),
-        pretrain=_read_step(uris.pretrain_uri),
-        evaluate=_read_step(uris.evaluate_uri),
-        finetune=_read_step(uris.finetune_uri),
-        detect=_read_step(uris.detect_uri),
+        prepare=_read_step("prepare", uris.prepare_uri),
+        pretrain=_read_step("pretrain", uris.pretrain_uri),
+        evaluate=_read_step("evaluate", uris.evaluate_uri),
+        finetune=_read_step("finetune", uris.finetune_uri),
+        detect=_read_step("detect", uris.detect_uri),
     )
 
 
-def _read_step(uri: str) -> StepResult:
+def _read_step(name: str, uri: str) -> StepResult:
+    if not uri:
+        return StepResult(uri, _NO_FOLDER, {"skipped": f"step {name} was not run"}, {})
     folder = fetch_artifacts(uri)
     return StepResult(
         uri, folder, read_json(folder / "metrics.json"), read_json(folder / "config.json")
