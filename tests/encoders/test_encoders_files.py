@@ -1,4 +1,5 @@
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,17 @@ def test_file_without_tensors_by_name_is_refused(tmp_path, content):
     assert "needs a state dict of tensors" in refused(tmp_path, content)
 
 
-def test_file_that_is_no_torch_file_is_refused(tmp_path):
-    (tmp_path / "weights.pth").write_bytes(b"a picture of a cat")
-    with pytest.raises(UserError, match="not a plain state dict that loads safely"):
+@pytest.mark.parametrize("content", [b"a picture of a cat", b"junk\n", b"\x89PNG\r\n", b""])
+def test_file_that_is_no_torch_file_is_refused_without_the_unpicklers_numbers(tmp_path, content):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(UserError) as caught:
         load_encoder(str(tmp_path / "weights.pth"))
+    told = str(caught.value).removeprefix(f"{tmp_path / 'weights.pth'} ")
+    assert told.startswith("is not a plain state dict that loads safely")
+    assert told.endswith(
+        ": give a PyTorch file, as torch.save(encoder.state_dict(), path) writes it"
+    )
+    assert not re.search(r"\d", told)
 
 
 def test_missing_file_is_named(tmp_path):

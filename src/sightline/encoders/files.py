@@ -88,7 +88,12 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except Exception as error:  # on foreign bytes the unpickler fails in any way, IndexError too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a plain state dict that loads safely: {reason}") from None
+        # On foreign bytes the message may be a bare number, or PyTorch's advice to load unsafely.
+        told = f" ({reason})" if " " in reason and "weights_only" not in reason else ""
+        raise UserError(
+            f"{path} is not a plain state dict that loads safely{told}: give a PyTorch file, "
+            "as torch.save(encoder.state_dict(), path) writes it"
+        ) from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{path} needs a state dict of tensors, got {type(state).__name__}")
     return state
