@@ -12,7 +12,7 @@ from sightline.detect.results import write_results
 from sightline.encoders import load_encoder
 from sightline.encoders.yolo_scoring import annotated
 from sightline.storage import new_artifacts, require_new
-from sightline.storage.artifacts import write_json
+from sightline.storage.artifacts import publish_skipped, write_json
 from sightline.telemetry import announce
 
 
@@ -27,14 +27,15 @@ def run(uris: DetectUris, config: DetectConfig) -> dict[str, Any]:
             box, Ultralytics is not installed, or the loss is no number.
     """
     require_new(uris.out_uri)
+    if not uris.dataset_uri:
+        reason = "no boxes were given, so there is no detector"
+        announce("detect", reason)
+        return publish_skipped("detect", uris, config, uris.out_uri, reason)
     with new_artifacts("detect", uris, config, uris.out_uri) as folder:
-        if not uris.dataset_uri:
-            metrics: dict[str, Any] = {"skipped": "no boxes were given, so there is no detector"}
-        else:
-            dataset = annotated(open_dataset(uris.dataset_uri))
-            _require_boxes(dataset)
-            trainings = train_protocols(load_encoder(uris.encoder_uri), dataset, config)
-            metrics = write_results(trainings, dataset, config, folder)
+        dataset = annotated(open_dataset(uris.dataset_uri))
+        _require_boxes(dataset)
+        trainings = train_protocols(load_encoder(uris.encoder_uri), dataset, config)
+        metrics = write_results(trainings, dataset, config, folder)
         write_json(folder / "metrics.json", metrics)
     _tell(metrics)
     return metrics
@@ -55,9 +56,6 @@ def _require_boxes(dataset: PackedDataset) -> None:
 
 
 def _tell(metrics: dict[str, Any]) -> None:
-    if "skipped" in metrics:
-        announce("detect", metrics["skipped"])
-        return
     per_class = metrics["protocols"]["pretrained"]["per_class"]
     absent = [name for name, numbers in per_class.items() if not numbers["boxes"]]
     if absent:

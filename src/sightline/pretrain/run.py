@@ -15,7 +15,7 @@ from sightline.pretrain.curves import draw_curves, write_history
 from sightline.pretrain.temperature import temperature_figure
 from sightline.pretrain.train import Pretrained, pretrain
 from sightline.storage import fetch_artifacts, new_artifacts, require_new
-from sightline.storage.artifacts import read_json, write_json
+from sightline.storage.artifacts import publish_skipped, read_json, write_json
 from sightline.telemetry import announce, count, track
 from sightline.training import distributed
 from sightline.training.devices import device_count, pick_device, seed_everything
@@ -36,7 +36,9 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
     """
     require_new(uris.out_uri)
     if not uris.dataset_uri:
-        return _publish_skipped(uris, config)
+        reason = "no images were given, so there is nothing to pretrain on"
+        announce("pretrain", reason)
+        return publish_skipped("pretrain", uris, config, uris.out_uri, reason)
     if config.workers > 1 and not distributed.started_by_torchrun():
         return _run_in_workers(uris, config)
     with report_user_errors(), distributed.process_group(pick_device()):
@@ -119,11 +121,3 @@ def _publish(
         f"loss {metrics['final_loss_nats']:.3f} nats after {count(config.epochs, 'epoch')} "
         f"(no signal: {metrics['chance_loss_nats']:.3f}); encoder in {uris.out_uri}",
     )
-
-
-def _publish_skipped(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
-    metrics = {"skipped": "no images were given, so there is nothing to pretrain on"}
-    with new_artifacts("pretrain", uris, config, uris.out_uri) as folder:
-        write_json(folder / "metrics.json", metrics)
-    announce("pretrain", f"skipped: {metrics['skipped']}")
-    return metrics
