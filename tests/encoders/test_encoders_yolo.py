@@ -79,6 +79,16 @@ def test_sides_that_are_no_multiple_of_32_are_refused():
         encoder.feature_maps(torch.rand(1, 3, 64, 100))
 
 
+def test_pillow_keeps_its_own_way_to_open_images():
+    code = (
+        "from sightline.encoders import yolo_network; import io, PIL.Image\n"
+        "try: PIL.Image.open(io.BytesIO(b'no image'))\n"
+        "except PIL.UnidentifiedImageError: print('refused')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "refused"
+
+
 def test_missing_ultralytics_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
     with pytest.raises(UserError, match=r'pip install "sightline\[detect\]"'):

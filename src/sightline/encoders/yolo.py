@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, nn
 
 from sightline.config import UserError
@@ -48,6 +49,7 @@ def import_ultralytics() -> Any:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ["YOLO_CONFIG_DIR"] = folder
     hidden = {name: os.environ.pop(name) for name in _TORCHRUN_VARIABLES if name in os.environ}
+    pillow_open = Image.open
     try:
         import ultralytics
         import ultralytics.utils
@@ -58,6 +60,8 @@ def import_ultralytics() -> Any:
         ) from None
     finally:
         os.environ.update(hidden)
+        # Ultralytics puts its own in place, which wants pi_heif for whatever is no image.
+        Image.open = pillow_open
     ultralytics.utils.SETTINGS.update(sync=False)
     return ultralytics
 
