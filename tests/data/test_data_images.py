@@ -104,10 +104,29 @@ def test_16_bit_gray_is_windowed_and_not_clipped(file_format):
 def test_float_tiff_with_a_nan_is_windowed():
     values = np.linspace(-1, 1, 400, dtype=np.float32).reshape(20, 20)
     values[0, 0] = np.nan
-    gray = check_image(save(Image.fromarray(values), "TIFF")).pixels[:, :, 0]
+    checked = check_image(save(Image.fromarray(values), "TIFF"))
+    gray = checked.pixels[:, :, 0]
+    assert checked.notes[1:] == ("1 pixel not finite, set to the lowest value",)
     assert gray[0, 0] == 0
     assert gray[-1, -1] == 255
     assert (np.diff(gray.ravel().astype(int)) >= 0).all()
+
+
+def test_infinite_pixels_are_told_with_the_end_that_they_are_set_to():
+    values = np.linspace(-1, 1, 400, dtype=np.float32).reshape(20, 20)
+    values[0, :4] = [np.nan, -np.inf, np.inf, np.inf]
+    checked = check_image(save(Image.fromarray(values), "TIFF"))
+    assert checked.pixels[0, :4, 0].tolist() == [0, 0, 255, 255]
+    assert checked.notes[1:] == (
+        "2 pixels not finite, set to the lowest value",
+        "2 pixels not finite, set to the highest value",
+    )
+
+
+def test_image_without_any_finite_value_is_rejected_with_the_reason():
+    values = np.full((8, 8), np.nan, dtype=np.float32)
+    with pytest.raises(ImageError, match="holds no finite value"):
+        check_image(save(Image.fromarray(values), "TIFF"))
 
 
 def test_constant_16_bit_image_is_black_and_not_a_division_by_zero():

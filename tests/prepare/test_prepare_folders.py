@@ -46,7 +46,7 @@ def test_split_folders_are_read_under_their_usual_names(tmp_path):
 def test_deeper_folders_belong_to_their_class_and_are_told(tmp_path):
     found = find_class_folders(touch(tmp_path, "ring/p1/a.png", "solid/b.png"))
     assert [image.label for image in found.images] == ["ring", "solid"]
-    assert "1 labelled images lie in folders below their class folder" in found.warnings[0]
+    assert "1 labelled image lies in folders below the class folder" in found.warnings[0]
 
 
 def test_one_wrapping_folder_is_refused_with_the_folder_that_was_meant(tmp_path):
@@ -111,3 +111,21 @@ def test_name_that_is_no_utf8_is_rejected_and_not_a_crash(tmp_path):
     found = find_images(uri)
     assert [image.key for image in found.images] == ["a.png"]
     assert found.rejected == {"broken-\\udcff.png": "its name is not valid UTF-8: rename it"}
+
+
+def test_files_that_are_no_images_are_listed(tmp_path):
+    found = find_class_folders(touch(tmp_path, "ring/a.png", "solid/b.png", "ring/notes.txt"))
+    assert found.ignored == ["ring/notes.txt"]
+    assert found.files == 2
+
+
+def test_link_without_a_file_is_rejected_where_it_should_be_an_image_and_else_listed(tmp_path):
+    uri = touch(tmp_path, "ring/a.png", "solid/b.png")
+    (tmp_path / "ring/lost.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "ring/lost").symlink_to(tmp_path / "gone")
+    (tmp_path / "ring/.hidden.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "ring/kept.png").symlink_to(tmp_path / "solid/b.png")
+    found = find_class_folders(uri)
+    assert found.rejected == {"ring/lost.png": "a link to a file that is not there"}
+    assert found.ignored == ["ring/lost (a link to a file that is not there)"]
+    assert found.files == 4

@@ -183,6 +183,42 @@ def test_large_and_deep_images_are_stored_small_and_8_bit_with_their_shape(place
     ]
 
 
+def test_pixels_that_are_not_finite_are_told_whatever_their_number(place, labels):
+    for number in (1, 2):
+        values = np.random.default_rng(number).random((32, 32), dtype=np.float32)
+        values[0, :number] = np.nan
+        Image.fromarray(values).save(labels / "rows" / f"rows-p9{number}_0.tif")
+    changes = {e["change"]: e for e in place.run(labels_uri=labels)["adjusted"]}
+    told = changes["pixels not finite, set to the lowest value"]
+    assert told["images"] == 2
+    assert told["example"].endswith("rows-p91_0.tif: 1 pixel not finite, set to the lowest value")
+    assert "not finite, set to the lowest value" in (place.out / "data_report.html").read_text()
+
+
+def test_files_that_are_no_images_are_listed_in_the_report_up_to_a_bound(place, labels):
+    for number in range(60):
+        (labels / "rows" / f"notes-{number:02d}.txt").write_text("seen")
+    ignored = place.run(labels_uri=labels)["ignored"]
+    assert ignored["count"] == 60
+    assert ignored["examples"] == [f"labels/rows/notes-{number:02d}.txt" for number in range(50)]
+    page = (place.out / "data_report.html").read_text()
+    assert "labels/rows/notes-49.txt" in page
+    assert "The first 50 of 60." in page
+
+
+def test_images_are_counted_before_their_labels_are_checked(place, tmp_path, capsys):
+    for number in range(12):
+        save(tmp_path / "boxes" / "images" / f"{number}.png", noise(number))
+        text = "7 .5 .5 .1 .1" if number < 6 else "0 .5 .5 .1 .1"
+        label = tmp_path / "boxes" / "labels" / f"{number}.txt"
+        label.parent.mkdir(exist_ok=True)
+        label.write_text(text)
+    (tmp_path / "boxes" / "data.yaml").write_text("names: [ring]")
+    refusal = place.refusal(boxes_uri=tmp_path / "boxes")
+    assert "6 of 12 images" in refusal
+    assert f"prepare: 12 images under {tmp_path / 'boxes'}" in capsys.readouterr().out
+
+
 def test_bad_files_are_listed_with_their_reasons(place, labels):
     good = (labels / "rows" / "rows-p00_0.png").read_bytes()
     (labels / "rows" / "empty.png").write_bytes(b"")
@@ -340,7 +376,7 @@ def test_table_gives_groups_and_fixed_splits(place, labels, tmp_path):
     dataset = open_dataset(metrics["datasets"]["labels"])
     assert {sample.split for sample in dataset.samples if sample.group == "patient 4"} == {"val"}
     assert [len(dataset.split(split)) for split in SPLITS] == [48, 48, 48]
-    assert metrics["warnings"] == ["1 rows of the table have no image: gone.png"]
+    assert metrics["warnings"] == ["1 row of the table has no image: gone.png"]
 
 
 def test_one_group_in_two_splits_is_refused_before_any_image_is_read(place, labels, tmp_path):
@@ -348,7 +384,7 @@ def test_one_group_in_two_splits_is_refused_before_any_image_is_read(place, labe
     table = tmp_path / "table.csv"
     table.write_text("name,group,split\nrows-p00_0,patient 1,train\nrows-p00_1,patient 1,test\n")
     refusal = place.refusal(labels_uri=labels, table_uri=table)
-    assert "1 groups into two splits: patient 1 (test, train)" in refusal
+    assert "1 group into two splits: patient 1 (test, train)" in refusal
 
 
 def test_class_that_a_split_lacks_is_refused(place, tmp_path, make_images):

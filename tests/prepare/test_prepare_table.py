@@ -90,11 +90,11 @@ def test_path_in_the_table_settles_which_of_two_is_meant():
 
 def test_row_without_an_image_is_told():
     _, warnings = match_rows([Row(2, "gone.png", "g", "")], [image("a.png")])
-    assert warnings == ["1 rows of the table have no image: gone.png"]
+    assert warnings == ["1 row of the table has no image: gone.png"]
 
 
 def test_two_rows_that_disagree_are_refused_and_two_that_agree_are_not():
     rows = [Row(2, "a.png", "g", ""), Row(3, "a", "g", "")]
     assert len(match_rows(rows, [image("a.png")])[0]) == 1
-    with pytest.raises(UserError, match="two things of 1 images: lines 2 and 3: a"):
+    with pytest.raises(UserError, match="two things of 1 image: lines 2 and 3: a"):
         match_rows([rows[0], Row(3, "a", "h", "")], [image("a.png")])

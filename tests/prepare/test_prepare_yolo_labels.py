@@ -83,7 +83,7 @@ def test_box_a_little_outside_is_clipped_and_told(tmp_path):
     (box,), warnings = find(tmp_path, "0 0.95 0.5 0.12 0.2")
     # From 0.89 to 1.01: clipped to 0.89 to 1, centre 0.945, width 0.11.
     assert (box.x_center, box.width) == (pytest.approx(0.945), pytest.approx(0.11))
-    assert warnings == ["1 boxes reach outside their image and were clipped: labels/x.txt line 1"]
+    assert warnings == ["1 box clipped, for reaching outside the image: labels/x.txt line 1"]
 
 
 def test_rounded_box_at_the_edge_is_clipped_without_a_word(tmp_path):
@@ -97,26 +97,26 @@ def test_polygon_becomes_its_bounding_box_and_is_told(tmp_path):
     assert box.class_name == "pituitary"
     numbers = (box.x_center, box.y_center, box.width, box.height)
     assert numbers == pytest.approx((0.4, 0.5, 0.4, 0.4))
-    assert warnings == ["1 polygons count as their bounding boxes: labels/x.txt line 1"]
+    assert warnings == ["1 polygon read as bounding box: labels/x.txt line 1"]
 
 
 def test_box_given_twice_counts_once(tmp_path):
     boxes, warnings = find(tmp_path, "0 .5 .5 .1 .1\n0 .5 .5 .1 .1\n")
     assert len(boxes) == 1
-    assert warnings == ["1 boxes were given twice and count once: labels/x.txt line 2"]
+    assert warnings == ["1 box given twice and counted once: labels/x.txt line 2"]
 
 
 def test_image_without_a_label_file_is_background_and_told(tmp_path):
     found = find_boxes(make(tmp_path, {"a": "0 .5 .5 .1 .1", "b": None, "c": ""}), 0.02)
     assert boxes_of(found)["images/b.png"] == boxes_of(found)["images/c.png"] == ()
-    assert found.warnings == ["1 images have no label file and count as background: images/b.png"]
+    assert found.warnings == ["1 image has no label file and counts as background: images/b.png"]
 
 
 def test_label_file_without_an_image_is_told(tmp_path):
     uri = make(tmp_path, {"a": "0 .5 .5 .1 .1"})
     for name in ("lost", "classes"):
         (tmp_path / "labels" / f"{name}.txt").write_text("0 .5 .5 .1 .1")
-    assert find_boxes(uri, 0.02).warnings == ["1 label files have no image: labels/lost.txt"]
+    assert find_boxes(uri, 0.02).warnings == ["1 label file has no image: labels/lost.txt"]
 
 
 def test_no_label_file_at_all_is_refused(tmp_path):
@@ -160,4 +160,4 @@ def test_image_outside_the_images_folder_is_rejected(tmp_path):
 def test_many_mended_boxes_are_one_sentence(tmp_path):
     labels = {f"{number:02d}": "0 0.95 0.5 0.12 0.2" for number in range(40)}
     [warning] = find_boxes(make(tmp_path, labels), 0.02).warnings
-    assert warning.startswith("40 boxes reach outside their image and were clipped: labels/00.txt")
+    assert warning.startswith("40 boxes clipped, for reaching outside the image: labels/00.txt")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from sightline.config import UserError
+from sightline.telemetry import count
 
 MAX_MEGAPIXELS = 50
 MAX_SIDE_PX = 10_000
@@ -59,8 +60,9 @@ def check_image(content: bytes) -> CheckedImage:
     """Read an image that somebody hands us, whatever is wrong with it.
 
     The header is read first, so that an image of an absurd size costs nothing. EXIF rotation is
-    applied. Gray values of more than 8 bits are windowed between the percentiles 0.5 and 99.5.
-    Transparent parts are put on black.
+    applied. Gray values of more than 8 bits are windowed between the percentiles 0.5 and 99.5;
+    there a pixel that is not finite becomes the lowest value, +inf the highest. Transparent parts
+    are put on black.
 
     Raises:
         ImageError: If it is empty, cut short, damaged, animated, too large or of an unknown kind.
@@ -124,8 +126,14 @@ def _window(values: NDArray[np.generic]) -> tuple[NDArray[np.uint8], bool, tuple
     span = max(high - low, np.finfo(np.float64).tiny)
     share = np.clip((np.nan_to_num(exact, nan=low) - low) / span, 0, 1)
     gray = np.round(255 * share).astype(np.uint8)
-    note = f"{values.dtype.itemsize * 8}-bit gray, values {low:g} to {high:g} spread over 0 to 255"
-    return np.repeat(gray[:, :, None], 3, axis=2), False, (note,)
+    notes = [
+        f"{values.dtype.itemsize * 8}-bit gray, values {low:g} to {high:g} spread over 0 to 255"
+    ]
+    at_top = int(np.isposinf(exact).sum())
+    for pixels, end in ((exact.size - finite.size - at_top, "lowest"), (at_top, "highest")):
+        if pixels:
+            notes.append(f"{count(pixels, 'pixel')} not finite, set to the {end} value")
+    return np.repeat(gray[:, :, None], 3, axis=2), False, tuple(notes)
 
 
 def _turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from PIL import Image
 from sightline.data import SPLITS, derived_seed
 from sightline.prepare.config import PrepareConfig
 from sightline.prepare.duplicates import PlacedImage
+from sightline.telemetry import count
 
 _PICTURE_SIDE_PX = 168
 _SHOWN_REJECTED = 200
@@ -48,6 +49,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["number_of"] = count
     text = environment.get_template("data_report.html").render(
         metrics=metrics,
         sections=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from sightline.data import open_dataset
 from sightline.prepare.duplicates import Duplicates, PlacedImage, measure_leak
 from sightline.prepare.folders import Findings
 from sightline.prepare.splits import Grouping
+
+_SHOWN_IGNORED = 50
 
 
 def describe_result(
@@ -36,6 +39,7 @@ def describe_result(
             for findings in found
             for name, reason in findings.rejected.items()
         ],
+        "ignored": list_ignored(found),
         "warnings": [warning for findings in found for warning in findings.warnings],
     }
 
@@ -50,13 +54,20 @@ def describe_groups(grouping: Grouping, images: Sequence[PlacedImage]) -> dict[s
     }
 
 
+def list_ignored(found: Sequence[Findings]) -> dict[str, Any]:
+    """Count the files that were not read because they are no images, and name the first."""
+    names = [f"{findings.kind}/{name}" for findings in found for name in findings.ignored]
+    return {"count": len(names), "examples": names[:_SHOWN_IGNORED]}
+
+
 def count_adjusted(images: Sequence[PlacedImage]) -> list[dict[str, Any]]:
     """Count the images that were read with a change, such as a rotation, by kind of change."""
     changed: dict[str, list[str]] = defaultdict(list)
     for image in images:
         for note in image.read.notes:
-            # The values of a window differ from image to image; the kind of change is before them.
-            changed[note.split(", values")[0]].append(f"{image.kind}/{image.key}: {note}")
+            # The values of a window and the count of pixels differ from image to image.
+            change = re.sub(r"^\d+ pixels? ", "pixels ", note.split(", values")[0])
+            changed[change].append(f"{image.kind}/{image.key}: {note}")
     return [
         {"change": change, "images": len(names), "example": names[0]}
         for change, names in sorted(changed.items())

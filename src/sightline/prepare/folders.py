@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from sightline.config import UserError
 from sightline.data import Box
 from sightline.storage import open_storage
+from sightline.storage.local import LocalStorage
+from sightline.telemetry import count
 
 SPLIT_NAMES = {
     "train": "train",
@@ -24,6 +27,8 @@ _IMAGE_SUFFIXES = {
     # Not read, but a user must see that they were left out.
     *(".pgm", ".ppm", ".pnm", ".dcm", ".dicom", ".nii", ".heic", ".avif", ".jp2"),
 }
+# What the layout itself consists of, and what trainings leave in it.
+_YOLO_SUFFIXES = {".txt", ".yaml", ".yml", ".cache"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,23 @@ class FoundImage:
 
 @dataclass
 class Findings:
-    """What one folder holds: the images, those refused with reasons, and what a user must know."""
+    """What one folder holds: images, those refused with reasons, and what a user must know.
+
+    `ignored` names the files that are no images, and no part of the layout either.
+    """
 
     kind: str
     uri: str
     images: list[FoundImage] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     rejected: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> int:
+        """How many image files were found, the rejected ones included."""
+        return len({*self.rejected, *(image.key for image in self.images)})
 
 
 def find_images(uri: str) -> Findings:
@@ -86,9 +100,10 @@ def find_class_folders(uri: str) -> Findings:
         findings.images.append(FoundImage("labels", key, own_name, split, label=parts[0]))
     _check_class_folders(findings)
     if below_class:
+        lie = "lies" if below_class == 1 else "lie"
         findings.warnings.append(
-            f"{below_class} labelled images lie in folders below their class folder; the class is "
-            "the folder right below the data set (or its split)"
+            f"{count(below_class, 'labelled image')} {lie} in folders below the class folder; the "
+            "class is the folder right below the data set (or its split)"
         )
     findings.classes = tuple(sorted({str(image.label) for image in findings.images}))
     return findings
@@ -101,33 +116,63 @@ def list_image_keys(findings: Findings) -> list[str]:
         UserError: If there is no image file.
     """
     keys, others = [], Counter[str]()
+    for lost in _find_lost_links(findings.uri):
+        if _is_hidden(PurePosixPath(lost)):
+            continue
+        if PurePosixPath(lost).suffix.lower() in _IMAGE_SUFFIXES:
+            findings.rejected[_shown(lost)] = "a link to a file that is not there"
+        else:
+            findings.ignored.append(f"{_shown(lost)} (a link to a file that is not there)")
     for entry in open_storage(findings.uri).list():
         path = PurePosixPath(entry.key)
-        if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        if _is_hidden(path):
             continue
         if not _is_utf8(entry.key):
-            shown = entry.key.encode("utf-8", "backslashreplace").decode()
-            findings.rejected[shown] = "its name is not valid UTF-8: rename it"
+            findings.rejected[_shown(entry.key)] = "its name is not valid UTF-8: rename it"
         elif path.suffix.lower() in _IMAGE_SUFFIXES:
             keys.append(entry.key)
         else:
             others[path.suffix.lower() or "no suffix"] += 1
+            if findings.kind != "boxes" or path.suffix.lower() not in _YOLO_SUFFIXES:
+                findings.ignored.append(entry.key)
     if not keys:
         raise UserError(_explain_no_images(findings, others))
     known = {".txt", ".yaml", ".yml", ".csv", ".md", ".json", ".cache"}
-    strange = {suffix: count for suffix, count in others.items() if suffix not in known}
+    strange = {suffix: files for suffix, files in others.items() if suffix not in known}
     if strange:
-        listed = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(strange.items()))
+        listed = ", ".join(f"{files} x {suffix}" for suffix, files in sorted(strange.items()))
         findings.warnings.append(f"files that are no images were left alone: {listed}")
     return keys
+
+
+def _find_lost_links(uri: str) -> list[str]:
+    # A storage lists what can be read; that a picture's link is broken only its folder knows.
+    storage = open_storage(uri)
+    if not isinstance(storage, LocalStorage):
+        return []
+    return sorted(
+        Path(folder, name).relative_to(storage.root).as_posix()
+        for folder, _, names in os.walk(storage.root)
+        for name in names
+        if Path(folder, name).is_symlink() and not Path(folder, name).exists()
+    )
+
+
+def _is_hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def _shown(key: str) -> str:
+    return key.encode("utf-8", "backslashreplace").decode()
 
 
 def _explain_no_images(findings: Findings, others: Counter[str]) -> str:
     start = f"{findings.kind}_uri {findings.uri} needs images, got "
     if findings.rejected:
-        return start + f"only files with broken names, such as {next(iter(findings.rejected))}"
+        first, reason = next(iter(findings.rejected.items()))
+        return start + f"none that can be read, such as {first}: {reason}"
     if others:
-        listed = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common(5))
+        listed = ", ".join(f"{files} x {suffix}" for suffix, files in others.most_common(5))
         return start + f"none: it holds {listed}; PNG, JPEG, TIFF, BMP, GIF and WebP are read"
     return start + "no file at all: check that the folder exists and is not empty"
 

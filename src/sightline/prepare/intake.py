@@ -93,17 +93,13 @@ def refuse_too_many_rejected(findings: Findings, max_bad_fraction: float) -> Non
     Raises:
         UserError: With the first reasons.
     """
-    bad, total = len(findings.rejected), len({*findings.rejected, *_keys(findings)})
+    bad, total = len(findings.rejected), findings.files
     if bad > max_bad_fraction * total:
         shown = "; ".join(f"{key}: {why}" for key, why in list(findings.rejected.items())[:10])
         raise UserError(
             f"{bad} of {total} images of {findings.kind}_uri {findings.uri} are rejected, more "
             f"than max_bad_fraction {max_bad_fraction:g}: {shown}"
         )
-
-
-def _keys(findings: Findings) -> list[str]:
-    return [image.key for image in findings.images]
 
 
 def _read(storage: Storage, image: FoundImage, short_side_px: int) -> ReadImage:

@@ -31,7 +31,7 @@ from sightline.prepare.table import match_rows, read_table
 from sightline.prepare.yolo_labels import find_boxes
 from sightline.storage import new_artifacts, require_new
 from sightline.storage.artifacts import write_json
-from sightline.telemetry import announce
+from sightline.telemetry import announce, count
 
 KINDS = ("images", "labels", "boxes")
 
@@ -66,7 +66,7 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
     sets["images"] = sets["images"] or union_for_pretraining(placed)
     classes = {findings.kind: findings.classes for findings in found}
     check_sets(sets, classes, config)
-    announce("prepare", f"packing {sum(map(len, sets.values()))} images")
+    announce("prepare", f"packing {count(sum(map(len, sets.values())), 'image')}")
     datasets = {kind: pack(kind, sets[kind], classes, uris, config) for kind in KINDS}
     metrics = describe_result(found, grouping, placed, duplicates, datasets, config.split_seed)
     metrics["warnings"] = [*grouping.warnings, *warnings, *metrics["warnings"]]
@@ -87,7 +87,7 @@ def find_folders(uris: PrepareUris, config: PrepareConfig) -> list[Findings]:
     if uris.boxes_uri:
         found.append(find_boxes(uris.boxes_uri, config.max_box_overhang))
     for findings in found:
-        announce("prepare", f"{len(findings.images)} images under {findings.uri}")
+        announce("prepare", f"{count(findings.files, 'image')} under {findings.uri}")
     return found
 
 

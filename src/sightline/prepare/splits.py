@@ -11,6 +11,7 @@ from sightline.config import UserError
 from sightline.data import SPLITS, derived_seed
 from sightline.prepare.folders import Findings, FoundImage
 from sightline.prepare.table import Row
+from sightline.telemetry import count
 
 Rows = Mapping[tuple[str, str], Row]
 
@@ -60,8 +61,9 @@ def group_images(images: Sequence[FoundImage], rows: Rows, group_pattern: str) -
             "column, or group_pattern"
         )
     elif alone:
+        have = "has no group and counts" if len(alone) == 1 else "have no group and count"
         warnings.append(
-            f"{len(alone)} images have no group and count as their own: {', '.join(alone[:5])}"
+            f"{count(len(alone), 'image')} {have} as a group alone: {', '.join(alone[:5])}"
         )
     return Grouping(groups, len(images) - len(alone), tuple(warnings))
 
@@ -107,7 +109,11 @@ def assign_splits(
         row = rows.get((image.kind, image.key))
         if row and row.split:
             from_table[grouping.of(image)].add(row.split)
-    _refuse({g: names for g, names in from_table.items() if len(names) > 1}, "the table puts")
+    _refuse(
+        {g: names for g, names in from_table.items() if len(names) > 1},
+        "the table puts",
+        "correct the table",
+    )
     from_folders: dict[str, set[str]] = defaultdict(set)
     for findings in found:
         meaning = _meaning_of_folders(findings)
@@ -116,7 +122,11 @@ def assign_splits(
             if image.folder_split and group not in from_table:
                 from_folders[group].add(image.folder_split)
                 allowed[group] &= meaning[image.folder_split]
-    _refuse({g: names for g, names in from_folders.items() if not allowed[g]}, "the folders put")
+    _refuse(
+        {g: names for g, names in from_folders.items() if not allowed[g]},
+        "the folders put",
+        "move its images into one split folder, or name its split in a table (table_uri)",
+    )
     groups = {grouping.of(image) for findings in found for image in findings.images}
     return {
         group: next(iter(from_table[group]))
@@ -132,12 +142,12 @@ def _meaning_of_folders(findings: Findings) -> dict[str, set[str]]:
     return {split: {split} | (missing if split == "train" else set()) for split in SPLITS}
 
 
-def _refuse(torn: Mapping[str, set[str]], who: str) -> None:
+def _refuse(torn: Mapping[str, set[str]], who: str, advice: str) -> None:
     if torn:
         shown = "; ".join(f"{g} ({', '.join(sorted(torn[g]))})" for g in sorted(torn)[:5])
         raise UserError(
-            f"{who} {len(torn)} groups into two splits: {shown}; a group (patient) must be in one, "
-            "or every number is too good: correct the split, or give a table"
+            f"{who} {count(len(torn), 'group')} into two splits: {shown}; a group (patient) must "
+            f"be in one, or every number is too good: {advice}"
         )
 
 
@@ -166,7 +176,7 @@ def require_every_split(
     ]
     if missing:
         raise UserError(
-            f"{kind}: {'; '.join(missing[:6])} ({len(placed)} images: "
+            f"{kind}: {'; '.join(missing[:6])} ({count(len(placed), 'image')}: "
             f"{', '.join(f'{counts[split]} {split}' for split in SPLITS)}): add groups, raise "
             "test_fraction or val_fraction, choose another split_seed, or give the splits in a "
             "table"

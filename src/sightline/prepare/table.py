@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from sightline.config import UserError
 from sightline.prepare.folders import SPLIT_NAMES, FoundImage
 from sightline.storage import open_storage
+from sightline.telemetry import count
 
 _COLUMNS = ("name", "group", "split")
 
@@ -62,7 +63,7 @@ def read_table(uri: str) -> list[Row]:
         rows.append(Row(line, texts["name"], texts["group"], split))
     if problems:
         shown = "; ".join(problems[:10])
-        raise UserError(f"table_uri {uri} has {len(problems)} wrong lines: {shown}")
+        raise UserError(f"table_uri {uri} has {count(len(problems), 'wrong line')}: {shown}")
     return rows
 
 
@@ -99,19 +100,21 @@ def match_rows(
             if (earlier.group, earlier.split) != (row.group, row.split):
                 contradictory.append(f"lines {earlier.line} and {row.line}: {row.name}")
     if ambiguous:
+        fit = "fits" if len(ambiguous) == 1 else "fit"
         raise UserError(
-            f"{len(ambiguous)} names of the table fit several images of one folder: "
+            f"{count(len(ambiguous), 'name')} of the table {fit} several images of one folder: "
             f"{'; '.join(ambiguous[:5])}: write the path below the folder"
         )
     if contradictory:
         raise UserError(
-            f"the table says two things of {len(contradictory)} images: "
+            f"the table says two things of {count(len(contradictory), 'image')}: "
             f"{'; '.join(contradictory[:5])}"
         )
     warnings = []
     if without:
         shown = ", ".join(without[:5])
-        warnings.append(f"{len(without)} rows of the table have no image: {shown}")
+        have = "row of the table has" if len(without) == 1 else "rows of the table have"
+        warnings.append(f"{len(without)} {have} no image: {shown}")
     return matched, warnings
 
 

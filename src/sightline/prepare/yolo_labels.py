@@ -13,6 +13,7 @@ from sightline.config import UserError
 from sightline.data import Box
 from sightline.prepare.folders import SPLIT_NAMES, Findings, FoundImage, list_image_keys
 from sightline.storage import Storage, join_uri, open_storage
+from sightline.telemetry import count
 
 
 class LabelError(UserError):
@@ -29,14 +30,14 @@ class Mended:
 
     def tell(self) -> list[str]:
         """Return one sentence for each kind of change."""
-        kinds = {
-            "boxes reach outside their image and were clipped": self.clipped,
-            "polygons count as their bounding boxes": self.polygons,
-            "boxes were given twice and count once": self.repeated,
-        }
+        kinds = (
+            ("box", "boxes", "clipped, for reaching outside the image", self.clipped),
+            ("polygon", "polygons", "read as bounding box", self.polygons),
+            ("box", "boxes", "given twice and counted once", self.repeated),
+        )
         return [
-            f"{len(places)} {change}: {', '.join(places[:5])}"
-            for change, places in kinds.items()
+            f"{len(places)} {one if len(places) == 1 else many} {change}: {', '.join(places[:5])}"
+            for one, many, change, places in kinds
             if places
         ]
 
@@ -223,14 +224,17 @@ def _tell_unmatched(findings: Findings, unused: set[str], without: list[str]) ->
     unused = {key for key in unused if PurePosixPath(key).name not in ("classes.txt", "notes.txt")}
     if unused:
         shown = ", ".join(sorted(unused)[:5])
-        findings.warnings.append(f"{len(unused)} label files have no image: {shown}")
+        have = "has" if len(unused) == 1 else "have"
+        findings.warnings.append(f"{count(len(unused), 'label file')} {have} no image: {shown}")
     if without and len(without) == len(findings.images):
         raise UserError(
             f"boxes_uri {findings.uri} needs label files, got none: the boxes of "
             f"{without[0]} belong in {_label_key(without[0].split('/'))}"
         )
     if without:
+        have = (
+            "has no label file and counts" if len(without) == 1 else "have no label file and count"
+        )
         findings.warnings.append(
-            f"{len(without)} images have no label file and count as background: "
-            f"{', '.join(without[:5])}"
+            f"{count(len(without), 'image')} {have} as background: {', '.join(without[:5])}"
         )
