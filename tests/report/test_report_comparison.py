@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from sightline.config import UserError
-from sightline.report import wording
+from sightline.report import comparison, wording
+from sightline.report.answer import headline
 from sightline.report.comparison import collect_rows, label_fraction_rows, measure_gaps
 from sightline.report.config import ReportConfig, ReportUris
 from sightline.report.detection import detection_gap_sentence
@@ -127,3 +128,43 @@ def test_numbers_read_as_people_write_them():
     assert wording.count(2400, "image") == "2,400 images"
     assert wording.listing(["a", "b", "c"]) == "a, b and c"
     assert wording.markdown_cell("a|b\n<c>") == "a\\|b &lt;c>"
+
+
+def number(low: float | None, high: float | None) -> dict[str, float | None]:
+    return {"value": 0.128, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "balanced", "verdict", "said"),
+    [
+        (
+            number(-0.026, 0.269),
+            number(0.006, 0.271),
+            "open",
+            "By accuracy the interval contains 0, by balanced accuracy (+0.6 to +27.1) it lies "
+            "above 0: the two disagree, so treat it as open.",
+        ),
+        (number(0.01, 0.2), number(0.0, 0.2), "open", "lies above 0, by balanced accuracy (±0.0"),
+        (number(0.01, 0.2), number(-0.2, -0.1), "open", "it lies below 0: the two disagree"),
+        (number(0.01, 0.2), number(0.01, 0.3), "better", "Pretraining helps"),
+        (number(-0.1, 0.2), number(0.0, 0.3), "not distinguishable", "the interval contains 0."),
+        (number(None, None), number(None, None), "no interval", "nothing follows from it"),
+    ],
+)
+def test_accuracy_and_balanced_accuracy_that_disagree_leave_the_question_open(
+    write_run: Callable[..., ReportUris],
+    monkeypatch: pytest.MonkeyPatch,
+    accuracy: dict[str, float | None],
+    balanced: dict[str, float | None],
+    verdict: str,
+    said: str,
+):
+    measured = {"accuracy": accuracy, "balanced_accuracy": balanced}
+    monkeypatch.setattr(comparison, "paired_difference", lambda metric, *_, **__: measured[metric])
+    results = read_results(write_run())
+    gaps = measure_gaps(results, QUICK)
+    gap = {gap.key: gap for gap in gaps}["finetuned_minus_scratch"]
+    assert gap.verdict == verdict
+    assert said in gap.sentence
+    assert ("treat it as open" in gap.sentence) == (verdict == "open")
+    assert gap.sentence in headline(results, collect_rows(results), gaps)

@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,6 +11,8 @@ import pytest
 from sightline.config import UserError
 from sightline.report import figures
 from sightline.report.config import ReportConfig, ReportUris
+from sightline.report.facts import DatasetFacts, read_datasets
+from sightline.report.results import Results
 from sightline.report.run import run
 from sightline.storage import NotFoundError
 
@@ -115,6 +118,45 @@ def test_numbers_on_the_page_are_those_of_the_steps(finished_report: Path):
     assert "+12.5 points" in text
     # As pretraining counted it, and not the ln(2 * 32 - 1) = 4.14 of batches that keep groups.
     assert "chance 4.05" in text
+
+
+def test_what_was_asked_is_said_in_sentences_before_the_numbers(finished_report: Path):
+    html = (finished_report / "report.html").read_text()
+    section = html[html.index('<section id="asked">') : html.index('<section id="protocols">')]
+    # Three splits of 2 classes x 3 groups x 4 images.
+    assert "How good is a classifier, given 72 images with labels (version " in section
+    assert (
+        "Trained: resnet18 pretrained for 5 epochs, a classifier fine-tuned for 3 epochs and a "
+        "detector trained for 3 epochs, with seed 0."
+    ) in section
+    assert section.index("How good") < section.index("Settings of pretrain")
+    assert '<a href="#asked">What was asked</a>' in html
+
+
+def test_counts_of_one_are_said_in_the_singular(
+    write_run: Callable[..., ReportUris], monkeypatch: pytest.MonkeyPatch
+):
+    def read_one(results: Results) -> list[DatasetFacts]:
+        return [replace(facts, images=1, groups=1) for facts in read_datasets(results)]
+
+    monkeypatch.setattr("sightline.report.run.read_datasets", read_one)
+    uris = write_run()
+    run(uris, QUICK)
+    text = " ".join(" ".join(read(uris.out_uri).text).split())
+    assert "1 image, 1 group." in text
+    assert not re.search(r"\b1 (images|groups|files|epochs)\b", text)
+
+
+def test_label_of_chance_stands_clear_above_its_line():
+    chart = figures.pretraining_loss([1, 2, 3], [4.5, 4.0, 3.5], 4.84)
+    line = re.search(r'd="M [\d.]+ ([\d.]+) \s*L [\d.]+ \1[^"]*"[^>]*stroke-dasharray', chart)
+    label = re.search(r"translate\([\d.]+ ([\d.]+)\)[^>]*>chance 4.84<", chart) or re.search(
+        r' y="([\d.]+)"[^>]*>chance 4.84<', chart
+    )
+    assert line
+    assert label
+    # The descent of 9 pt letters is about 2 pt; the label's baseline is further up than that.
+    assert float(line[1]) - float(label[1]) > 4
 
 
 def test_macro_averages_stand_beside_the_weighted_ones(finished_report: Path):

@@ -47,8 +47,11 @@ class Gap:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, `not distinguishable` or `no interval`."""
-        return _verdict(self.accuracy)
+        """`better`, `worse`, `not distinguishable`, `open` or `no interval`.
+
+        `open`: by accuracy and by balanced accuracy it is not the same one of the first three.
+        """
+        return _verdict(self.accuracy, self.balanced_accuracy)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ _QUESTIONS = (
         "finetuned",
         "pixel_nearest_neighbour",
         "Is it better than looking up the most similar picture?",
-        "The network does more than remember pictures.",
+        "More than looking up similar pixels.",
         "A look-up of similar pixels does better: the network is not worth using, or the test "
         "images have near copies in the training split.",
         "The network cannot be told from a look-up of similar pixels: no evidence of skill.",
@@ -168,7 +171,7 @@ def _measure(
         )
         for metric in ("accuracy", "balanced_accuracy")
     )
-    sentence = _say(question, better, baseline, accuracy)
+    sentence = _say(question, better, baseline, accuracy, balanced)
     return Gap(better, baseline, question.question, accuracy, balanced, sentence)
 
 
@@ -192,7 +195,14 @@ def _aligned(
     )
 
 
-def _verdict(difference: dict[str, Any]) -> str:
+def _verdict(accuracy: dict[str, Any], balanced: dict[str, Any]) -> str:
+    verdicts = {_judge(accuracy), _judge(balanced)}
+    if "no interval" in verdicts:
+        return _judge(accuracy)
+    return verdicts.pop() if len(verdicts) == 1 else "open"
+
+
+def _judge(difference: dict[str, Any]) -> str:
     low, high = difference["low"], difference["high"]
     if low is None or high is None:
         return "no interval"
@@ -202,17 +212,36 @@ def _verdict(difference: dict[str, Any]) -> str:
 
 
 def _say(
-    question: _Question, better: Protocol, baseline: Protocol, difference: dict[str, Any]
+    question: _Question,
+    better: Protocol,
+    baseline: Protocol,
+    accuracy: dict[str, Any],
+    balanced: dict[str, Any],
 ) -> str:
     names = f"{better.title} minus {baseline.title[0].lower()}{baseline.title[1:]}"
-    measured = f"{names}: {points(difference['value'])} points of accuracy"
-    verdict = _verdict(difference)
+    measured = f"{names}: {points(accuracy['value'])} points of accuracy"
+    verdict = _verdict(accuracy, balanced)
     if verdict == "no interval":
         return f"{measured}. One test group alone gives no interval, so nothing follows from it."
-    measured += f" (95 % interval {points_interval(difference)})."
+    measured += f" (95 % interval {points_interval(accuracy)})."
+    if verdict == "open":
+        return f"{measured} {_say_where_they_disagree(accuracy, balanced)}"
     if verdict == "not distinguishable":
         return f"{measured} Not distinguishable: the interval contains 0. {question.if_equal}"
     return f"{measured} {question.if_better if verdict == 'better' else question.if_worse}"
+
+
+def _say_where_they_disagree(accuracy: dict[str, Any], balanced: dict[str, Any]) -> str:
+    relations = {
+        "not distinguishable": "contains 0",
+        "better": "lies above 0",
+        "worse": "lies below 0",
+    }
+    return (
+        f"By accuracy the interval {relations[_judge(accuracy)]}, by balanced accuracy "
+        f"({points_interval(balanced)}) it {relations[_judge(balanced)]}: the two disagree, so "
+        "treat it as open."
+    )
 
 
 def best_row(rows: Sequence[Row]) -> Row | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sightline.data import SPLITS, open_dataset
 from sightline.report.config import ReportConfig
-from sightline.report.results import Results
-from sightline.report.wording import count, percent
+from sightline.report.results import Results, StepResult
+from sightline.report.wording import count, listing, percent
 
 _SHOWN = 8
 
@@ -17,6 +18,7 @@ DATASET_TITLES = {
     "labels": "Labelled images, for classification",
     "boxes": "Images with boxes, for detection",
 }
+_PURPOSES = {"images": "for pretraining", "labels": "with labels", "boxes": "with boxes"}
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,59 @@ def data_notes(results: Results) -> list[str]:
     return [*notes, *map(str, metrics.get("warnings") or [])]
 
 
+def question(results: Results, datasets: Sequence[DatasetFacts]) -> list[str]:
+    """Return in sentences what this run was asked, with which data, settings and seeds."""
+    data = listing(
+        [
+            f"{count(facts.images, 'image')} {_PURPOSES[facts.key]} (version {facts.digest[:8]})"
+            for facts in datasets
+        ]
+    )
+    kinds = {"labels": "a classifier", "boxes": "a detector"}
+    wanted = [kinds[facts.key] for facts in datasets if facts.key in kinds]
+    told = [f"What does SimCLR pretraining learn from {data or 'no data set'}?"]
+    if wanted:
+        are = "is" if len(wanted) == 1 else "are"
+        them = "it" if len(wanted) == 1 else "them"
+        told = [
+            f"How good {are} {listing(wanted)}, given {data}, and does SimCLR pretraining help "
+            f"{them}?"
+        ]
+    pretrain, finetune, detect = results.pretrain, results.finetune, results.detect
+    trained = []
+    if not pretrain.skipped:
+        encoder = pretrain.settings.get("encoder", "encoder")
+        trained.append(f"{encoder} pretrained for {_epochs(pretrain)}")
+    if not finetune.skipped:
+        trained.append(f"a classifier fine-tuned for {_epochs(finetune)}")
+    if not detect.skipped:
+        trained.append(f"a detector trained for {_epochs(detect)}")
+    if trained:
+        seeds = _seeds(results)
+        with_seeds = f", with {'seed' if len(seeds) == 1 else 'seeds'} {listing(seeds)}"
+        told.append(f"Trained: {listing(trained)}{with_seeds if seeds else ''}.")
+    told.append(
+        "Whether a model replaces the present champion is asked afterwards, by promote: its "
+        "decision.json holds the metric, the floor and the margin."
+    )
+    return told
+
+
+def _epochs(step: StepResult) -> str:
+    epochs = step.metrics.get("epochs", step.settings.get("epochs"))
+    return count(epochs, "epoch") if isinstance(epochs, int) else "some epochs"
+
+
+def _seeds(results: Results) -> list[str]:
+    seeds = {step.settings["seed"] for step in results.steps().values() if "seed" in step.settings}
+    return [str(seed) for seed in sorted(seeds)]
+
+
 def asked(results: Results, config: ReportConfig) -> list[tuple[str, str]]:
     """Return what was asked as names and values, the most telling ones first."""
-    seeds = {step.settings["seed"] for step in results.steps().values() if "seed" in step.settings}
     pretrain = results.pretrain.settings
     pairs = [
-        ("Seeds", ", ".join(map(str, sorted(seeds))) or "none"),
+        ("Seeds", ", ".join(_seeds(results)) or "none"),
         ("Encoder", str(pretrain.get("encoder", ""))),
         ("Image size", f"{pretrain['image_size']} px" if "image_size" in pretrain else ""),
         ("Pretraining epochs", str(results.pretrain.metrics.get("epochs", ""))),

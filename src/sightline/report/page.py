@@ -24,6 +24,7 @@ from sightline.report.facts import (
     DatasetFacts,
     asked,
     data_notes,
+    question,
     readable_settings,
     versions,
 )
@@ -88,6 +89,7 @@ def _environment(*, autoescape: bool) -> Environment:
         points_interval=wording.points_interval,
         decimal=wording.decimal,
         decimal_interval=wording.decimal_interval,
+        count=wording.count,
         minus=wording.MINUS,
         cell=wording.markdown_cell,
         line=wording.markdown_line,
@@ -139,6 +141,7 @@ def _context(findings: Findings, config: ReportConfig) -> dict[str, Any]:
         "datasets": findings.datasets,
         "data_notes": data_notes(results),
         "limits": limitations(results, rows, findings.scale, config),
+        "question": question(results, findings.datasets),
         "asked": asked(results, config),
         "settings": readable_settings(results),
         "step_uris": {name: step.uri for name, step in results.steps().items() if step.uri},
@@ -164,6 +167,7 @@ def _subtitle(findings: Findings) -> str:
 def _sections(findings: Findings) -> list[tuple[str, str]]:
     shown = {
         "answer": "Answer",
+        "asked": "What was asked",
         "protocols": "Protocols",
         "gaps": "Gaps" if findings.gaps else "",
         "classes": "Classes" if findings.rows else "",
@@ -173,7 +177,6 @@ def _sections(findings: Findings) -> list[tuple[str, str]]:
         "detection": "Detection",
         "data": "Data",
         "limits": "Limits",
-        "asked": "Settings",
     }
     return [(anchor, name) for anchor, name in shown.items() if name]
 
