@@ -75,6 +75,16 @@ def test_pretraining_that_hurts_is_said(write_run: Callable[..., ReportUris]):
     assert "Pretraining hurts here" in gap.sentence
 
 
+def test_beating_the_nearest_pixels_is_said_to_be_that_and_no_more(
+    write_run: Callable[..., ReportUris],
+):
+    gap = gaps_by_key(write_run, pixel_nearest_neighbour=12)[
+        "finetuned_minus_pixel_nearest_neighbour"
+    ]
+    assert gap.verdict == "better"
+    assert gap.sentence.endswith("More than looking up similar pixels.")
+
+
 def test_one_group_alone_gives_no_verdict(write_run: Callable[..., ReportUris]):
     uris = write_run(classes=("one",), groups_per_class=1)
     gap = measure_gaps(read_results(uris), QUICK)[0]

@@ -159,6 +159,18 @@ def test_label_of_chance_stands_clear_above_its_line():
     assert float(line[1]) - float(label[1]) > 4
 
 
+def test_shadow_shows_that_a_table_goes_on_to_the_right(finished_report: Path):
+    html = (finished_report / "report.html").read_text()
+    rule = re.search(r"\n\.scroll \{(.*?)\}", html, re.DOTALL)
+    assert rule
+    # The cover moves with the table and the shadow stays; at the end the one hides the other.
+    assert re.search(
+        r"linear-gradient.*no-repeat local.*linear-gradient.*no-repeat scroll", rule[1], re.DOTALL
+    )
+    # An opaque row would hide the shadow.
+    assert "tr.baseline td { background: rgb(29 39 51 / 0.025); }" in html
+
+
 def test_macro_averages_stand_beside_the_weighted_ones(finished_report: Path):
     text = " ".join(" ".join(read(finished_report).text).split())
     table = text[text.index("Macro averages") :]
