@@ -19,6 +19,8 @@ from sightline.report.wording import (
     percent_with_interval,
 )
 
+_COMPARED = ("majority", "pixel_nearest_neighbour", "linear_random", "linear", "scratch")
+
 
 @dataclass(frozen=True)
 class DemoScale:
@@ -86,8 +88,7 @@ def _classification_sentences(
     others = [
         f"{_lower(row.protocol.title)} {percent(row.accuracy['value'])}"
         for row in rows
-        if row.protocol.key in ("majority", "pixel_nearest_neighbour", "linear", "scratch")
-        and row is not best
+        if row.protocol.key in _COMPARED and row is not best
     ]
     if others:
         sentences.append(f"On the same images: {listing(others)}.")
