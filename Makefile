@@ -13,7 +13,6 @@ NO_DISPLAY := opencv-python-headless
 
 .DEFAULT_GOAL := help
 .SILENT:
-MAKEFLAGS += --no-print-directory
 .PHONY: help setup demo test check pipelines docs constraints clean
 
 help: ## Show this list

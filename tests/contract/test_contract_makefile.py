@@ -10,7 +10,9 @@ TARGETS = set(re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split())
 
 
 def test_help_is_the_default_and_lists_every_target_in_one_line():
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     listed = [line.split()[1] for line in done.stdout.splitlines()]
     assert sorted(listed) == sorted(TARGETS)
     assert all(len(line.split()) > 2 for line in done.stdout.splitlines())
