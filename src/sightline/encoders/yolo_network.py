@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class DetectorNetwork(DetectionModel):  # type: ignore[misc]
             "backbone": backbone,
             "head": [[_our_layer(source), *rest] for source, *rest in published["head"]],
         }
-        layers, self.save = parse_model(_copied(self.yaml), ch=3, verbose=False)
+        layers, self.save = parse_model(copy.deepcopy(self.yaml), ch=3, verbose=False)
         self.model = layers
         initialize_weights(self)
         placeholder: Index = layers[0]
@@ -105,10 +106,3 @@ def _map_widths(encoder: Encoder) -> list[int]:
     if found != STRIDES:
         raise UserError(f"a detector needs maps at strides {STRIDES}, {encoder.spec.name}: {found}")
     return [feature_map.shape[1] for feature_map in maps]
-
-
-def _copied(yaml: dict[str, Any]) -> dict[str, Any]:
-    copied = dict(yaml)
-    for part in ("backbone", "head"):
-        copied[part] = [[f, n, name, [*args]] for f, n, name, args in yaml[part]]
-    return copied
