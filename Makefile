@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	echo "setup: installing into $(VENV), 2 to 5 minutes"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"setup: Python 3.11 or later is needed, got {sys.version.split()[0]}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install $(QUIET) -c constraints.txt -e ".[detect,pipelines,dev]"
+	$(RUN) -m pip install $(QUIET) -c constraints.txt -e ".[detect,dicom,pipelines,dev]"
 	$(RUN) -m pip install $(QUIET) -c constraints.txt --no-deps $(NO_DISPLAY)
 	touch $@
 
@@ -52,7 +52,7 @@ docs: $(READY) ## Write docs/settings.md from the settings classes
 constraints: ## Resolve constraints.txt anew from pyproject.toml
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install $(QUIET) -e ".[detect,pipelines,dev]" $(NO_DISPLAY)
+	build/constraints/bin/python -m pip install $(QUIET) -e ".[detect,dicom,pipelines,dev]" $(NO_DISPLAY)
 	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/constraints

@@ -1,12 +1,20 @@
 """One small protocol over every place that holds bytes, and the way results are published."""
 
 from sightline.storage.artifacts import fetch_artifacts, new_artifacts, require_new
-from sightline.storage.base import Entry, NotFoundError, Storage, join_uri, open_storage
+from sightline.storage.base import (
+    Entry,
+    NotFoundError,
+    Storage,
+    StorageUnavailableError,
+    join_uri,
+    open_storage,
+)
 
 __all__ = [
     "Entry",
     "NotFoundError",
     "Storage",
+    "StorageUnavailableError",
     "fetch_artifacts",
     "join_uri",
     "new_artifacts",

@@ -14,18 +14,26 @@ class NotFoundError(UserError):
     """An address or a key that holds nothing."""
 
 
+class StorageUnavailableError(Exception):
+    """A store that gave no answer within the deadline: nothing the user did wrong, so try later."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One stored object: its key below the storage's address, and its size."""
+    """One stored object: its key below the storage's address, its size, and when it was written."""
 
     key: str
     size_bytes: int
+    modified: float = 0.0
+    """Unix time in seconds, by the clock of the store."""
 
 
 class Storage(Protocol):
-    """Objects under one address; keys use `/` and never leave it."""
+    """Objects under one address; keys use `/` and never leave it. Threads may share one."""
 
     uri: str
+    parallel_requests: int
+    """How many reads or writes at once make it fastest."""
 
     def read_bytes(self, key: str, start: int = 0, size_bytes: int | None = None) -> bytes:
         """Return an object's bytes, or `size_bytes` of them from `start`.
@@ -47,6 +55,14 @@ class Storage(Protocol):
         """Store a local file whole."""
         ...
 
+    def download(self, key: str, target: Path) -> None:
+        """Fetch an object into a local file, whole or not at all, in bounded memory.
+
+        Raises:
+            NotFoundError: If nothing is stored under the key.
+        """
+        ...
+
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
         ...
@@ -59,12 +75,21 @@ class Storage(Protocol):
         """Remove an object; removing what is not there is no error."""
         ...
 
+    def list_unfinished(self) -> Iterator[Entry]:
+        """Yield writes that were begun and never ended; no reader sees them."""
+        ...
+
+    def delete_unfinished(self, entry: Entry) -> None:
+        """Remove what an unfinished write left behind."""
+        ...
+
 
 def open_storage(uri: str) -> Storage:
     """Open a folder for reading and writing objects below it.
 
     Args:
-        uri: A path, or `file://` and a path. A folder is created when first written to.
+        uri: `s3://bucket/prefix`, a path, or `file://` and a path. A folder is created when first
+            written to; a bucket must exist.
 
     Raises:
         UserError: If the address is empty or of a kind this version does not serve.
@@ -72,8 +97,12 @@ def open_storage(uri: str) -> Storage:
     if not uri:
         raise UserError("an address is needed, got an empty one: give a folder")
     scheme, separator, rest = uri.partition("://")
+    if scheme == "s3" and separator:
+        from sightline.storage.s3 import S3Storage
+
+        return S3Storage(uri)
     if separator and scheme != "file":
-        raise UserError(f"cannot open {uri}: give a folder or file://…, got {scheme}://")
+        raise UserError(f"cannot open {uri}: give s3://bucket/prefix or a folder, got {scheme}://")
     from sightline.storage.local import LocalStorage
 
     return LocalStorage(Path(rest if separator else uri))
