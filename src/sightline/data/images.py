@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -38,13 +39,16 @@ class CheckedImage:
 
     `pixels` is upright, shape (height, width, 3), RGB, 0..255. `is_plain` says that the file itself
     is an 8-bit upright gray or RGB JPEG or PNG, which can be stored as it is. `notes` tell what
-    was done to it.
+    was done to it. `frame` counts from 1 where a file held several, and is 0 otherwise. `patient` is
+    a hash of the patient's number where the file tells one, never the number itself.
     """
 
     pixels: NDArray[np.uint8]
     suffix: str
     is_plain: bool
     notes: tuple[str, ...] = ()
+    frame: int = 0
+    patient: str = ""
 
 
 def decode_image(content: bytes) -> NDArray[np.uint8]:
@@ -54,6 +58,20 @@ def decode_image(content: bytes) -> NDArray[np.uint8]:
         return pixels
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def read_file(
+    content: bytes,
+    name: str = "",  # noqa: ARG001
+    *,
+    dicom_frames: Literal["refuse", "split"] = "refuse",  # noqa: ARG001
+) -> list[CheckedImage]:
+    """Read a file that somebody hands us: one image, or one a frame.
+
+    Raises:
+        ImageError: If it is empty, cut short, damaged, animated, too large or of an unknown kind.
+    """
+    return [check_image(content)]
 
 
 def check_image(content: bytes) -> CheckedImage:
