@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Sequence
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +20,94 @@ from sightline.data import SPLITS, Box, PackedDataset, write_dataset
 from sightline.data.shards import PackedImage
 
 CLASSES = ("checks", "columns", "rows")
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """An S3 server for tests, and the credentials that may do everything there."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+
+    def environment(self) -> dict[str, str]:
+        """Return what a process needs in its environment to reach it."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "SIGHTLINE_S3_ENDPOINT_URL": self.endpoint_url,
+        }
+
+    def client(self) -> Any:
+        """Return a plain boto3 client, for what a test does behind Sightline's back."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    @contextlib.contextmanager
+    def fresh_bucket(self) -> Iterator[str]:
+        """Make a bucket, give its name, and remove it with all that is in it."""
+        client, bucket = self.client(), f"sightline-{uuid.uuid4().hex[:16]}"
+        client.create_bucket(Bucket=bucket)
+        try:
+            yield bucket
+        finally:
+            for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+                client.abort_multipart_upload(
+                    Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                keys = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
+                if keys:
+                    client.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+            client.delete_bucket(Bucket=bucket)
+            client.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Return the real server that TESTBED_S3_* name, else one of moto in a thread of ours."""
+    if endpoint_url := os.environ.get("TESTBED_S3_ENDPOINT"):
+        yield S3Server(
+            endpoint_url,
+            os.environ["TESTBED_S3_ACCESS_KEY"],
+            os.environ["TESTBED_S3_SECRET_KEY"],
+        )
+        return
+    moto = pytest.importorskip("moto.server", reason="needs TESTBED_S3_ENDPOINT or moto and flask")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield S3Server(f"http://{host}:{port}", "testing-key-id", "testing-secret")
+    server.stop()
+
+
+def use_server(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process and those it starts reach a server, and nothing else of AWS."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "SIGHTLINE_S3_")):
+            monkeypatch.delenv(name)
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return `s3://<bucket>` of a fresh bucket that `open_storage` reaches; it is removed after."""
+    use_server(s3_server, monkeypatch)
+    with s3_server.fresh_bucket() as bucket:
+        yield f"s3://{bucket}"
 
 
 def draw_pattern(class_name: str, seed: int, side_px: int = 32) -> NDArray[np.uint8]:

@@ -9,12 +9,15 @@ from sightline import __version__
 from sightline.cli import complain, parse_step
 from sightline.config import UserError, nearest_name
 from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS
+from sightline.storage import StorageUnavailableError
+from sightline.storage.settings import use_storage_settings
 
 EXIT_USER_ERROR = 2
+EXIT_FAILURE = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 a defect."""
+    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 anything else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -30,13 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     step = COMMANDS[command]
     try:
-        uris, config = parse_step(
+        uris, config, storage = parse_step(
             command, step.summary, step.uris_class, step.config_class, arguments[1:]
         )
+        use_storage_settings(storage)
         step.run(uris, config)
     except UserError as error:
         complain(command, error)
         return EXIT_USER_ERROR
+    except StorageUnavailableError as error:
+        complain(command, error)
+        return EXIT_FAILURE
     except KeyboardInterrupt:
         complain(command, UserError("stopped from the keyboard; nothing unfinished was published"))
         return 130

@@ -20,6 +20,7 @@ from sightline.config import (
     nearest_name,
     read_values,
 )
+from sightline.storage.settings import StorageConfig
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,10 +34,14 @@ def parse_step(
     uris_class: type[StepUris],
     config_class: type[StepConfig],
     argv: Sequence[str],
-) -> tuple[StepUris, StepConfig]:
+) -> tuple[StepUris, StepConfig, dict[str, Any]]:
     """Turn a step's arguments into its two frozen objects.
 
     Values are taken in this order, later ones win: preset, `--config`, flags.
+
+    Returns:
+        The step's addresses, its settings, and the settings of storage that were given, for
+        `use_storage_settings`.
 
     Raises:
         SettingsError: If anything is unknown, missing or out of range; all problems at once.
@@ -45,6 +50,7 @@ def parse_step(
     known, unknown = parser.parse_known_args(argv)
     given = {name: value for name, value in vars(known).items() if value is not None}
     uris = {name: given.pop(name) for name in uris_class.model_fields if name in given}
+    storage = {name: given.pop(name) for name in StorageConfig.model_fields if name in given}
     values: dict[str, Any] = {}
     problems = [_explain_unknown(flag, uris_class, config_class) for flag in _flags(unknown)]
     loose = [text for text in unknown if not text.startswith("-")]
@@ -56,14 +62,15 @@ def parse_step(
         problems.append(str(error))
     values = {**values, **given}
     parsed: list[StepConfig] = []
-    for cls, given_values in ((uris_class, uris), (config_class, values)):
+    groups = ((uris_class, uris), (config_class, values), (StorageConfig, storage))
+    for cls, given_values in groups:
         try:
             parsed.append(cls.from_values(given_values))
         except SettingsError as error:
             problems.append(str(error))
     if problems:
         raise SettingsError("; ".join(problems))
-    return typing.cast(StepUris, parsed[0]), parsed[1]
+    return typing.cast(StepUris, parsed[0]), parsed[1], storage
 
 
 def _build_parser(
@@ -83,6 +90,9 @@ def _build_parser(
         )
     for name, field in config_class.model_fields.items():
         _add_flag(settings, config_class, name, field)
+    storage = parser.add_argument_group("how s3://… is reached (also SIGHTLINE_S3_… variables)")
+    for name, field in StorageConfig.model_fields.items():
+        _add_flag(storage, StorageConfig, name, field)
     return parser
 
 
@@ -162,7 +172,8 @@ def _flags(arguments: Sequence[str]) -> list[str]:
 
 
 def _explain_unknown(flag: str, uris_class: type[StepUris], config_class: type[StepConfig]) -> str:
-    known = [*uris_class.model_fields, *config_class.model_fields, "config", "preset"]
+    declared = (uris_class, config_class, StorageConfig)
+    known = [*(name for cls in declared for name in cls.model_fields), "config", "preset"]
     nearest = nearest_name(flag.lstrip("-").replace("-", "_"), known)
     hint = f", did you mean --{nearest.replace('_', '-')}?" if nearest else ", see --help"
     return f"{flag} is unknown{hint}"

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ from sightline.cli import parse_step
 from sightline.config import SettingsError
 from sightline.evaluate.config import EvaluateConfig, EvaluateUris
 from sightline.finetune.config import FinetuneConfig, FinetuneUris
-from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS, run_step
+from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS, Step, run_step
+from sightline.storage import StorageUnavailableError
+from sightline.storage.settings import StorageConfig
 
 ADDRESSES = ["--encoder-uri", "e", "--out-uri", "o"]
 HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "ultralytics")
@@ -71,6 +74,65 @@ def test_arguments_that_cannot_be_read_are_settings_errors(arguments, message):
     with pytest.raises(SettingsError) as caught:
         parse(*ADDRESSES, *arguments)
     assert message in str(caught.value)
+
+
+def test_storage_flags_are_a_group_of_their_own_and_only_what_was_given_is_returned():
+    config, storage = parse(*ADDRESSES, "--s3-retries", "3", "--epochs", "5")[1:]
+    assert config.epochs == 5
+    assert storage == {"s3_retries": "3"}
+
+
+@pytest.mark.parametrize("step", COMMANDS.values(), ids=lambda step: step.name)
+def test_no_command_has_a_setting_named_like_one_of_storage(step):
+    own = {*step.uris_class.model_fields, *step.config_class.model_fields}
+    assert not own & set(StorageConfig.model_fields)
+
+
+def test_refused_storage_setting_is_told_with_every_other_problem():
+    with pytest.raises(SettingsError) as caught:
+        parse("--out-uri", "o", "--s3-retries", "-1", "--s3-addresing", "path")
+    message = str(caught.value)
+    assert "encoder_uri is required" in message
+    assert "s3_retries: input should be greater than or equal to 0, got '-1'" in message
+    assert "--s3-addresing is unknown, did you mean --s3-addressing?" in message
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Note the storage settings that hold when a step starts, instead of running it."""
+    monkeypatch.setenv("SIGHTLINE_S3_RETRIES", "5")
+    monkeypatch.setenv("SIGHTLINE_S3_REGION", "eu-central-1")
+    found = []
+
+    def run(uris, config):
+        found.append(StorageConfig.from_environment())
+
+    monkeypatch.setattr(Step, "run", property(lambda _: run))
+    return found
+
+
+def test_storage_flag_holds_before_the_step_starts_and_wins_over_the_environment(started):
+    assert main(["evaluate", *ADDRESSES, "--s3-retries", "3"]) == 0
+    assert (started[0].s3_retries, started[0].s3_region) == (3, "eu-central-1")
+    assert os.environ["SIGHTLINE_S3_RETRIES"] == "3"  # for the processes that it starts
+
+
+def test_refused_variable_of_storage_is_one_line_and_exit_code_2(started, monkeypatch, capsys):
+    monkeypatch.setenv("SIGHTLINE_S3_RETRIES", "many")
+    assert main(["evaluate", *ADDRESSES]) == 2
+    assert "s3_retries" in capsys.readouterr().err
+    assert not started
+
+
+def test_store_that_gives_no_answer_is_one_line_and_exit_code_1(monkeypatch, capsys):
+    def run(uris, config):
+        raise StorageUnavailableError("s3://bucket: no answer in 180 s, 9 tries, last: 503")
+
+    monkeypatch.setattr(Step, "run", property(lambda _: run))
+    assert main(["evaluate", *ADDRESSES]) == 1
+    assert capsys.readouterr().err == (
+        "sightline evaluate: s3://bucket: no answer in 180 s, 9 tries, last: 503\n"
+    )
 
 
 def test_user_error_is_one_line_and_exit_code_2(capsys):
