@@ -1,9 +1,9 @@
 """Packed data sets: reading images, and the order and randomness they are read with."""
 
 from sightline.data.dataset import PackedDataset, open_dataset
+from sightline.data.publish import publish_dataset, write_dataset
 from sightline.data.randomness import derived_seed
 from sightline.data.samples import SPLITS, Box, Sample
-from sightline.data.shards import write_dataset
 
 __all__ = [
     "SPLITS",
@@ -12,5 +12,6 @@ __all__ = [
     "Sample",
     "derived_seed",
     "open_dataset",
+    "publish_dataset",
     "write_dataset",
 ]

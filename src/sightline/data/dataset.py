@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,33 @@ from numpy.typing import NDArray
 
 from sightline.config import UserError
 from sightline.data.images import decode_image
-from sightline.data.samples import Sample
-from sightline.data.shards import MANIFEST_FILE, SAMPLES_FILE
-from sightline.storage import NotFoundError, Storage, open_storage
+from sightline.data.publish import FORMAT_VERSION, MANIFEST_FILE, SAMPLES_FILE
+from sightline.data.readahead import read_ahead
+from sightline.data.samples import Sample, parse_samples, refuse_altered
+from sightline.storage import NotFoundError, join_uri, open_storage
+
+# One request reads about this much, and rather reads over a gap than asks twice.
+_READ_BYTES = 2**20
+_GAP_BYTES = 64 * 2**10
 
 
 class PackedDataset:
-    """The images of a data set version, or a part of them; `images[i]` belongs to `samples[i]`."""
+    """The images of a data set version, or a part of them; place i is that of `samples[i]`."""
 
     def __init__(
-        self, uri: str, storage: Storage, manifest: dict[str, Any], samples: Sequence[Sample]
+        self, uri: str, manifest: dict[str, Any], samples: Sequence[Sample] | None = None
     ) -> None:
+        """Take a version, and the samples that are meant; None means all."""
         self.uri = uri
         self.manifest = manifest
-        self.samples = list(samples)
-        self._storage = storage
+        self._samples = None if samples is None else list(samples)
+        store_uri, _, self._version = uri.rstrip("/").rpartition("/")
+        self._storage = open_storage(store_uri or ("/" if uri.startswith("/") else "."))
 
     def __len__(self) -> int:
-        return len(self.samples)
+        if self._samples is None:
+            return int(self.manifest["counts"]["images"])
+        return len(self._samples)
 
     @property
     def digest(self) -> str:
@@ -40,6 +50,20 @@ class PackedDataset:
     def classes(self) -> tuple[str, ...]:
         """Class names; a label's index is its place here."""
         return tuple(self.manifest["classes"])
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What is known of each image, read when first asked for.
+
+        Raises:
+            UserError: If the list was altered.
+        """
+        if self._samples is None:
+            shards = range(len(self.manifest["shards"]))
+            threads = self._storage.parallel_requests
+            parts = read_ahead(self._read_samples, shards, threads, 2 * threads)
+            self._samples = [sample for part in parts for sample in part]
+        return self._samples
 
     @property
     def groups(self) -> list[str]:
@@ -65,12 +89,12 @@ class PackedDataset:
     def split(self, name: str) -> PackedDataset:
         """Return the samples of one split: `train`, `val` or `test`."""
         chosen = [sample for sample in self.samples if sample.split == name]
-        return PackedDataset(self.uri, self._storage, self.manifest, chosen)
+        return PackedDataset(self.uri, self.manifest, chosen)
 
     def take(self, indices: Sequence[int]) -> PackedDataset:
         """Return the samples at some places, in that order."""
         chosen = [self.samples[index] for index in indices]
-        return PackedDataset(self.uri, self._storage, self.manifest, chosen)
+        return PackedDataset(self.uri, self.manifest, chosen)
 
     def read_bytes(self, index: int) -> bytes:
         """Return one image's stored bytes, verified against the sha256 that names them.
@@ -78,23 +102,86 @@ class PackedDataset:
         Raises:
             UserError: If the bytes are not those that were packed.
         """
-        sample = self.samples[index]
-        content = self._storage.read_bytes(sample.shard, sample.offset_bytes, sample.size_bytes)
-        found = hashlib.sha256(content).hexdigest()
-        if found != sample.sha256:
-            raise UserError(
-                f"{sample.name} in {self.uri}/{sample.shard} was altered: expected sha256 "
-                f"{sample.sha256[:12]}…, got {found[:12]}…; run prepare again"
-            )
+        [content] = self._read_run([self.samples[index]])
         return content
 
     def read_image(self, index: int) -> NDArray[np.uint8]:
         """Return one image, shape (height, width, 3), RGB, 0..255."""
         return decode_image(self.read_bytes(index))
 
+    def iter_bytes(self) -> Iterator[bytes]:
+        """Yield every image's stored bytes in the order of `samples`, verified.
+
+        Neighbours are read together and ahead, so this costs far less than `read_bytes` for each;
+        at most some dozens of MB are held.
+
+        Raises:
+            UserError: If bytes are not those that were packed.
+        """
+        threads = self._storage.parallel_requests
+        for contents in read_ahead(self._read_run, _runs(self.samples), threads, 2 * threads):
+            yield from contents
+
+    def iter_images(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield every image in the order of `samples`, shape (height, width, 3), RGB, 0..255."""
+        threads = os.cpu_count() or 1
+        return read_ahead(decode_image, self.iter_bytes(), threads, 2 * threads)
+
     def read_images(self) -> list[NDArray[np.uint8]]:
-        """Return every image, decoded into memory; a set that fits is decoded once."""
-        return [self.read_image(index) for index in range(len(self))]
+        """Return every image, decoded into memory."""
+        return list(self.iter_images())
+
+    def _read_samples(self, shard: int) -> list[Sample]:
+        start, size_bytes, digest = self.manifest["shards"][shard]["samples"]
+        if not size_bytes:
+            return []
+        lines = self._storage.read_bytes(f"{self._version}/{SAMPLES_FILE}", start, size_bytes)
+        found = hashlib.sha256(lines).hexdigest()
+        refuse_altered(f"{self.uri}/{SAMPLES_FILE}", self.uri, digest, found)
+        return parse_samples(lines)
+
+    def _read_run(self, run: Sequence[Sample]) -> list[bytes]:
+        name = self.manifest["shards"][run[0].shard]["name"]
+        start = run[0].offset_bytes
+        end = max(sample.offset_bytes + sample.size_bytes for sample in run)
+        content = self._storage.read_bytes(name, start, end - start)
+        shard_uri = join_uri(self._storage.uri, name)
+        return [cut_member(content, start, sample, shard_uri) for sample in run]
+
+
+def cut_member(content: bytes, start: int, sample: Sample, shard_uri: str) -> bytes:
+    """Return one image's bytes out of a part of its shard that begins at `start`, verified.
+
+    Raises:
+        UserError: If they are not those that were packed.
+    """
+    begin = sample.offset_bytes - start
+    member = content[begin : begin + sample.size_bytes]
+    found = hashlib.sha256(member).hexdigest()
+    refuse_altered(f"{sample.name} in {shard_uri}", shard_uri, sample.sha256, found)
+    return member
+
+
+def _runs(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Cut samples into runs of neighbours, each read by one request."""
+    run: list[Sample] = []
+    for sample in samples:
+        if run and not _continues(run, sample):
+            yield run
+            run = []
+        run.append(sample)
+    if run:
+        yield run
+
+
+def _continues(run: Sequence[Sample], sample: Sample) -> bool:
+    first, last = run[0], run[-1]
+    return (
+        sample.shard == last.shard
+        and sample.offset_bytes >= last.offset_bytes
+        and sample.offset_bytes - last.offset_bytes - last.size_bytes <= _GAP_BYTES
+        and sample.offset_bytes + sample.size_bytes - first.offset_bytes <= _READ_BYTES
+    )
 
 
 def open_dataset(uri: str) -> PackedDataset:
@@ -105,15 +192,20 @@ def open_dataset(uri: str) -> PackedDataset:
 
     Raises:
         NotFoundError: If no version was published there.
-        UserError: If its list of samples was altered.
+        UserError: If its manifest was damaged, or written by another release's format.
     """
-    storage = open_storage(uri)
     try:
-        manifest = json.loads(storage.read_bytes(MANIFEST_FILE))
+        content = open_storage(uri).read_bytes(MANIFEST_FILE)
     except NotFoundError:
         raise NotFoundError(f"no data set version under {uri}: run sightline prepare") from None
-    lines = storage.read_bytes(SAMPLES_FILE)
-    if hashlib.sha256(lines).hexdigest() != manifest["samples_sha256"]:
-        raise UserError(f"{uri}/{SAMPLES_FILE} was altered; run prepare again")
-    samples = [Sample.from_json(json.loads(line)) for line in lines.decode().split("\n") if line]
-    return PackedDataset(uri, storage, manifest, samples)
+    try:
+        manifest = json.loads(content)
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{uri}/{MANIFEST_FILE} was altered; run prepare again") from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{uri} has data set format {version}, and this release reads format "
+            f"{FORMAT_VERSION}: run prepare again"
+        )
+    return PackedDataset(uri, manifest)

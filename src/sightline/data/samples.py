@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import json
+import sys
+from dataclasses import dataclass, fields
+
+from sightline.config import UserError
 
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box:
     """An object in an image; centre and size as shares of the image's width and height."""
 
@@ -19,19 +22,20 @@ class Box:
     height: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One stored image.
 
     `name` is its path below the input folder, `group` the patient (or whatever must not be
-    split), `label` its class if it has one, `boxes` its objects (None: not annotated, empty: none).
+    split), `shard` the shard's place in the manifest, `offset_bytes` where its bytes begin there,
+    `label` its class if it has one, `boxes` its objects (None: not annotated, empty: none).
     """
 
     name: str
     group: str
     split: str
     sha256: str
-    shard: str
+    shard: int
     offset_bytes: int
     size_bytes: int
     width: int
@@ -39,16 +43,55 @@ class Sample:
     label: str | None = None
     boxes: tuple[Box, ...] | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_line(self) -> bytes:
         """Return the sample as one line of `samples.jsonl`."""
-        values = {key: value for key, value in self.__dict__.items() if value is not None}
-        if self.boxes is not None:
-            values["boxes"] = [list(box.__dict__.values()) for box in self.boxes]
-        return values
+        values = {name: getattr(self, name) for name in _NAMES}
+        if self.label is None:
+            del values["label"]
+        if self.boxes is None:
+            del values["boxes"]
+        else:
+            values["boxes"] = [[getattr(box, name) for name in _BOX_NAMES] for box in self.boxes]
+        return (json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Sample:
+    def from_line(cls, line: bytes) -> Sample:
         """Rebuild a sample from one line of `samples.jsonl`."""
+        values = json.loads(line)
         boxes = values.get("boxes")
-        parsed = None if boxes is None else tuple(Box(*box) for box in boxes)
-        return cls(**{**values, "boxes": parsed})
+        if boxes is not None:
+            values["boxes"] = tuple(Box(*box) for box in boxes)
+        # Few values, each in many samples: a million of them share the strings.
+        for name in ("group", "split", "label"):
+            if name in values:
+                values[name] = sys.intern(values[name])
+        return cls(**values)
+
+
+_NAMES = tuple(field.name for field in fields(Sample))
+_BOX_NAMES = tuple(field.name for field in fields(Box))
+
+
+def parse_samples(lines: bytes) -> list[Sample]:
+    """Return the samples of some whole lines of `samples.jsonl`."""
+    # Only a line feed ends a line: a name may hold what splitlines() takes for one.
+    return [Sample.from_line(line) for line in lines.split(b"\n") if line]
+
+
+def refuse_altered(what: str, uri: str, expected: str, found: str) -> None:
+    """Compare two sha256.
+
+    Args:
+        what: What was read.
+        uri: What must go before prepare writes it anew.
+        expected: The sha256 it had when it was stored, or the beginning of that.
+        found: The sha256 it has.
+
+    Raises:
+        UserError: If they differ; stored bytes never change, so somebody altered them.
+    """
+    if not found.startswith(expected):
+        raise UserError(
+            f"{what} was altered: expected sha256 {expected[:12]}…, got {found[:12]}…; "
+            f"delete {uri} and run prepare again"
+        )

@@ -1,4 +1,4 @@
-"""Writing a data set version: plain tar shards, `samples.jsonl`, and `manifest.json` last.
+"""Writing shards: plain tar files that leave for the store while the next one fills.
 
 Members are named by the sha256 of their stored bytes, so that a range read verifies itself.
 Readable by tar and webdataset; no pickle, nothing is extracted by member name.
@@ -7,24 +7,25 @@ Readable by tar and webdataset; no pickle, nothing is extracted by member name.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import random
 import tarfile
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import NamedTuple, Self
 
-from sightline.data.randomness import derived_seed
-from sightline.data.samples import SPLITS, Box, Sample
-from sightline.storage import join_uri, open_storage
+from sightline.data.samples import Box
+from sightline.storage import Storage, join_uri, open_storage
 
-MANIFEST_FILE = "manifest.json"
-SAMPLES_FILE = "samples.jsonl"
-FORMAT_VERSION = 1
+SHARDS_FOLDER = "shards"
+SHARD_SIZE_BYTES = 64 * 2**20
+REUSE_SECONDS = 12 * 3600.0
+"""Up to this age what is stored is taken as it is; later it is written again, so that it counts as
+new for a garbage collection that spares what is younger than a day."""
+
+_END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 @dataclass(frozen=True)
@@ -42,119 +43,144 @@ class PackedImage:
     boxes: tuple[Box, ...] | None = None
 
 
-def write_dataset(
-    images: Iterable[PackedImage],
-    store_uri: str,
-    *,
-    kind: str,
-    classes: Sequence[str] = (),
-    shard_size_bytes: int = 64 * 2**20,
-) -> str:
-    """Pack images into an immutable version named by its digest, and return its address.
+class Member(NamedTuple):
+    """Where an image's bytes lie: the shard's place among its writer's, and the bytes in it."""
 
-    The digest covers every image, label, split and group, so the same input gives the same
-    version, and a version that is already there is left as it is.
+    shard: int
+    offset_bytes: int
+    size_bytes: int
+    sha256: str
 
-    Args:
-        images: What to store. Equal bytes in one shard become one member that several samples name.
-        store_uri: The data set store; the version becomes a folder below it.
-        kind: `images`, `labels` or `boxes`.
-        classes: Class names in the order of their indices.
-        shard_size_bytes: A new shard starts when one would exceed this.
+
+@dataclass(frozen=True)
+class Shard:
+    """A stored tar file; `name` is its key below the data set store and holds its sha256."""
+
+    name: str
+    count: int
+    """How many members it has."""
+    size_bytes: int
+    sha256: str
+
+
+class ShardWriter:
+    """Packs images into tar shards and stores each under its sha256, as images come.
+
+    A context manager. Its scratch folder holds at most two shards: one that fills and one that is
+    on its way. What it stored is seen by nobody until a version names it, and after a crash the
+    next run finds the same shards there. Equal bytes in one shard become one member.
     """
-    with tempfile.TemporaryDirectory(prefix="sightline-shards-") as scratch:
-        samples, shards = _write_shards(images, Path(scratch), shard_size_bytes)
-        lines = "".join(json.dumps(s.to_json(), ensure_ascii=False) + "\n" for s in samples)
-        manifest: dict[str, Any] = {
-            "format_version": FORMAT_VERSION,
-            "kind": kind,
-            "classes": list(classes),
-            "counts": _count(samples),
-            "groups": len({sample.group for sample in samples}),
-            "samples_sha256": hashlib.sha256(lines.encode()).hexdigest(),
-            "shards": shards,
-        }
-        canonical = json.dumps(manifest, sort_keys=True, ensure_ascii=False)
-        manifest["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
-        version_uri = join_uri(store_uri, manifest["digest"][:16])
-        storage = open_storage(version_uri)
-        if not storage.exists(MANIFEST_FILE):
-            for shard in shards:
-                storage.upload(Path(scratch, shard["name"]), shard["name"])
-            storage.write_bytes(SAMPLES_FILE, lines.encode())
-            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            storage.write_bytes(MANIFEST_FILE, text.encode())
-    return version_uri
+
+    def __init__(self, store_uri: str, shard_size_bytes: int = SHARD_SIZE_BYTES) -> None:
+        self._storage = open_storage(join_uri(store_uri, SHARDS_FOLDER))
+        self._shard_size_bytes = shard_size_bytes
+        self._shards: list[Shard] = []
+        self._open: _OpenShard | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="sightline-shards-")
+        self._uploader = ThreadPoolExecutor(1, "shard-upload")
+        self._upload: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._open:
+            self._open.file.close()
+        self._uploader.shutdown(wait=True, cancel_futures=True)
+        self._scratch.cleanup()
+
+    def add(self, content: bytes, suffix: str) -> Member:
+        """Store an image's bytes and return where they will lie.
+
+        Raises:
+            UserError: If the shard before could not be stored.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        if self._open and not self._open.fits(digest, content, self._shard_size_bytes):
+            self._finish()
+        if not self._open:
+            self._open = _OpenShard(Path(self._scratch.name, f"{len(self._shards)}.tar"))
+        offset = self._open.add(digest, content, suffix)
+        return Member(len(self._shards), offset, len(content), digest)
+
+    def close(self) -> list[Shard]:
+        """Store the last shard, wait until all are there, and return them in their order."""
+        if self._open:
+            self._finish()
+        if self._upload:
+            self._upload.result()
+        return self._shards
+
+    def _finish(self) -> None:
+        assert self._open
+        shard = self._open.close()
+        if self._upload:
+            self._upload.result()
+        self._upload = self._uploader.submit(self._store, shard, self._open.path)
+        self._shards.append(shard)
+        self._open = None
+
+    def _store(self, shard: Shard, path: Path) -> None:
+        key = path_in_shards(shard)
+        if not is_recent(self._storage, key, shard.size_bytes):
+            self._storage.upload(path, key)
+        path.unlink()
 
 
-def _write_shards(
-    images: Iterable[PackedImage], folder: Path, shard_size_bytes: int
-) -> tuple[list[Sample], list[dict[str, Any]]]:
-    samples: list[Sample] = []
-    shards: list[dict[str, Any]] = []
-    # Pre-shuffled, so that a reader of neighbouring members sees no runs of one class.
-    ordered = sorted(images, key=lambda image: image.name)
-    random.Random(derived_seed("shard order", len(ordered))).shuffle(ordered)
-    position = 0
-    while position < len(ordered):
-        name = f"shard-{len(shards):05d}.tar"
-        count = 0
-        offsets: dict[str, int] = {}
-        with tarfile.open(folder / name, "w", format=tarfile.USTAR_FORMAT) as archive:
-            while position < len(ordered):
-                image = ordered[position]
-                # A member has a header and padding, and two blocks end the archive.
-                end = archive.offset + len(image.content) + 4 * tarfile.BLOCKSIZE
-                if count and end > shard_size_bytes:
-                    break
-                samples.append(_add(archive, image, name, offsets))
-                position += 1
-                count = len(offsets)
-        path = folder / name
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size_bytes = path.stat().st_size
-        shards.append({"name": name, "count": count, "bytes": size_bytes, "sha256": digest})
-    return samples, shards
+class _OpenShard:
+    """A tar file under construction; every byte is hashed as it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path.open("wb")
+        self._hash = hashlib.sha256()
+        self._size_bytes = 0
+        self._offsets: dict[str, int] = {}
+
+    def fits(self, digest: str, content: bytes, limit_bytes: int) -> bool:
+        padded = tarfile.BLOCKSIZE + len(content) + -len(content) % tarfile.BLOCKSIZE
+        return digest in self._offsets or self._size_bytes + padded + len(_END) <= limit_bytes
+
+    def add(self, digest: str, content: bytes, suffix: str) -> int:
+        # webdataset refuses a shard that holds a key twice, so equal bytes share one member.
+        if digest not in self._offsets:
+            member = tarfile.TarInfo(f"{digest}.{suffix}")
+            member.size = len(content)
+            # Owner, mode and time stay fixed: equal images must give equal shards.
+            member.mode = 0o644
+            header = member.tobuf(tarfile.USTAR_FORMAT)
+            self._offsets[digest] = self._size_bytes + len(header)
+            self._write(header, content, bytes(-len(content) % tarfile.BLOCKSIZE))
+        return self._offsets[digest]
+
+    def close(self) -> Shard:
+        self._write(_END)
+        self.file.close()
+        digest = self._hash.hexdigest()
+        name = f"{SHARDS_FOLDER}/{digest}.tar"
+        return Shard(name, len(self._offsets), self._size_bytes, digest)
+
+    def _write(self, *parts: bytes) -> None:
+        for part in parts:
+            self.file.write(part)
+            self._hash.update(part)
+            self._size_bytes += len(part)
 
 
-def _add(
-    archive: tarfile.TarFile, image: PackedImage, shard: str, offsets: dict[str, int]
-) -> Sample:
-    digest = hashlib.sha256(image.content).hexdigest()
-    # webdataset refuses a shard that holds a key twice, so equal bytes share one member.
-    if digest not in offsets:
-        member = tarfile.TarInfo(f"{digest}.{image.suffix}")
-        member.size = len(image.content)
-        # Owner, mode and time stay fixed: equal images must give equal shards.
-        member.mode = 0o644
-        offsets[digest] = archive.offset + tarfile.BLOCKSIZE
-        archive.addfile(member, io.BytesIO(image.content))
-    return Sample(
-        name=image.name,
-        group=image.group,
-        split=image.split,
-        sha256=digest,
-        shard=shard,
-        offset_bytes=offsets[digest],
-        size_bytes=len(image.content),
-        width=image.width,
-        height=image.height,
-        label=image.label,
-        boxes=image.boxes,
+def path_in_shards(shard: Shard) -> str:
+    """Return a shard's key below the folder of all shards."""
+    return shard.name.removeprefix(f"{SHARDS_FOLDER}/")
+
+
+def is_recent(storage: Storage, key: str, size_bytes: int) -> bool:
+    """Say whether an object of that size was stored under the key, and not long ago."""
+    entries = (entry for entry in storage.list(key) if entry.key == key)
+    return any(
+        entry.size_bytes == size_bytes and time.time() - entry.modified < REUSE_SECONDS
+        for entry in entries
     )
-
-
-def _count(samples: Sequence[Sample]) -> dict[str, Any]:
-    counts: dict[str, Any] = {"images": len(samples)}
-    for split in SPLITS:
-        chosen = [sample for sample in samples if sample.split == split]
-        labels = Counter(sample.label for sample in chosen if sample.label is not None)
-        for sample in chosen:
-            labels.update(box.class_name for box in sample.boxes or ())
-        counts[split] = {
-            "images": len(chosen),
-            "groups": len({sample.group for sample in chosen}),
-            "classes": dict(sorted(labels.items())),
-        }
-    return counts

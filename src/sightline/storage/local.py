@@ -19,6 +19,8 @@ _PARTIAL_PREFIX = ".partial-"
 class LocalStorage:
     """Objects as files below one folder."""
 
+    parallel_requests = 4
+
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser()
         self.uri = str(self.root)
@@ -36,13 +38,13 @@ class LocalStorage:
 
     def write_bytes(self, key: str, content: bytes) -> None:
         """Store an object whole."""
-        with self._replacement(key) as partial:
+        with replacing(self._path(key)) as partial:
             partial.write_bytes(content)
 
     def write_if_unchanged(self, key: str, content: bytes, expected: bytes | None) -> bool:
         """Store an object only if it still holds `expected` (None: is absent)."""
         path = self._path(key)
-        self._make_folder(path.parent)
+        _make_folder(path.parent)
         # The folder itself is locked, so that no lock file is left among the user's results.
         lock = os.open(path.parent, os.O_RDONLY)
         try:
@@ -57,8 +59,16 @@ class LocalStorage:
 
     def upload(self, source: Path, key: str) -> None:
         """Store a local file whole."""
-        with self._replacement(key) as partial:
+        with replacing(self._path(key)) as partial:
             shutil.copyfile(source, partial)
+
+    def download(self, key: str, target: Path) -> None:
+        """Fetch an object into a local file, whole or not at all."""
+        path = self._path(key)
+        if not path.is_file():
+            raise NotFoundError(f"nothing is stored at {path}")
+        with replacing(target) as partial:
+            shutil.copyfile(path, partial)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
@@ -72,7 +82,8 @@ class LocalStorage:
                 if not key.startswith(prefix) or name.startswith(_PARTIAL_PREFIX):
                     continue
                 if path.is_file():
-                    found.append(Entry(key, path.stat().st_size))
+                    status = path.stat()
+                    found.append(Entry(key, status.st_size, status.st_mtime))
         yield from sorted(found, key=lambda entry: entry.key)
 
     def exists(self, key: str) -> bool:
@@ -89,32 +100,38 @@ class LocalStorage:
             raise UserError(f"key {key!r} would leave {self.root}")
         return self.root.joinpath(*parts)
 
-    def _make_folder(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write below {folder}: {error.strerror}") from None
 
-    @contextmanager
-    def _replacement(self, key: str) -> Iterator[Path]:
-        path = self._path(key)
-        self._make_folder(path.parent)
-        try:
-            descriptor, name = tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=path.parent)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
-        os.close(descriptor)
-        partial = Path(name)
-        try:
-            yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.chmod(0o644)
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
-        finally:
-            partial.unlink(missing_ok=True)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give an empty file beside `path`, and put it in its place when the block has succeeded.
+
+    Raises:
+        UserError: If it cannot be written; then `path` is as it was, and nothing lies beside it.
+    """
+    _make_folder(path.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL_PREFIX, dir=path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write below {folder}: {error.strerror}") from None
 
 
 def _leads_back(folder: Path) -> bool:
