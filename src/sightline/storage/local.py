@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ _PARTIAL_PREFIX = ".partial-"
 
 class LocalStorage:
     """Objects as files below one folder."""
+
+    parallel_requests = 4
 
     parallel_requests = 4
 
@@ -72,19 +76,9 @@ class LocalStorage:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
-        found = []
-        for folder, folders, names in os.walk(self.root, followlinks=True):
-            # A link back to a folder above it would otherwise be followed without end.
-            folders[:] = [name for name in folders if not _leads_back(Path(folder, name))]
-            for name in names:
-                path = Path(folder, name)
-                key = path.relative_to(self.root).as_posix()
-                if not key.startswith(prefix) or name.startswith(_PARTIAL_PREFIX):
-                    continue
-                if path.is_file():
-                    status = path.stat()
-                    found.append(Entry(key, status.st_size, status.st_mtime))
-        yield from sorted(found, key=lambda entry: entry.key)
+        for entry in _walk(self.root, "", prefix):
+            if not _is_partial(entry):
+                yield entry
 
     def exists(self, key: str) -> bool:
         """Say whether an object is stored under the key."""
@@ -93,6 +87,16 @@ class LocalStorage:
     def delete(self, key: str) -> None:
         """Remove an object."""
         self._path(key).unlink(missing_ok=True)
+
+    def list_unfinished(self) -> Iterator[Entry]:
+        """Yield files that a write began and, being killed, never put in place."""
+        return (entry for entry in _walk(self.root, "", "") if _is_partial(entry))
+
+    def delete_unfinished(self, entry: Entry) -> None:
+        """Remove what an unfinished write left behind."""
+        if not _is_partial(entry):
+            raise ValueError(f"{entry} does not come from list_unfinished")
+        self.delete(entry.key)
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
@@ -132,6 +136,37 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write below {folder}: {error.strerror}") from None
+
+
+def _walk(folder: Path, key: str, prefix: str) -> Iterator[Entry]:
+    """Yield the files below a folder whose keys start with `prefix`, in the order of the keys.
+
+    Nothing is held but the names of one folder a level. A folder sorts as its name and `/`, which
+    is where the keys below it belong: `a-b` comes before `a/c`.
+    """
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(item.name + "/" if item.is_dir() else item.name for item in found)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"cannot list {folder}: {error.strerror}") from None
+    for name in names:
+        below = key + name
+        path = folder / name
+        if name.endswith("/"):
+            # A link back to a folder above it would otherwise be followed without end.
+            if (below.startswith(prefix) or prefix.startswith(below)) and not _leads_back(path):
+                yield from _walk(path, below, prefix)
+        elif below.startswith(prefix):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, or a broken link
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    yield Entry(below, status.st_size, status.st_mtime)
+
+
+def _is_partial(entry: Entry) -> bool:
+    return entry.key.rpartition("/")[2].startswith(_PARTIAL_PREFIX)
 
 
 def _leads_back(folder: Path) -> bool:

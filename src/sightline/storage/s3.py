@@ -1,0 +1,638 @@
+"""An S3 bucket as storage, on AWS and on servers that speak its protocol.
+
+Many small reads are what training lives on, so a GET is signed by botocore and sent by urllib3
+without the layers between (a third of `get_object`'s CPU); everything else goes through boto3's
+client with its own retries off. Each request and the reading of its answer are one attempt of
+`retries.Retries`: boto3 alone never retries a body that was cut midway.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import socket
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import boto3
+import botocore.exceptions as boto_errors
+import urllib3
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.httpsession import get_cert_path
+from botocore.utils import get_environ_proxies
+from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
+
+from sightline.config import UserError
+from sightline.storage.base import Entry, NotFoundError
+from sightline.storage.local import replacing
+from sightline.storage.retries import Clock, PassingError, Retries
+from sightline.storage.s3_errors import (
+    Access,
+    ConditionFailedError,
+    NotServedError,
+    Refusal,
+    Target,
+    explain_refusal,
+    refusal_from_xml,
+)
+from sightline.storage.settings import StorageConfig
+
+PART_BYTES = 16 * 2**20
+MAX_PARTS = 10_000
+MAX_KEY_BYTES = 1024
+_READ_BYTES = 2**20
+
+_Failures = list[PassingError]
+
+
+@dataclass(frozen=True)
+class _Unfinished(Entry):
+    upload_id: str = ""
+
+
+@dataclass(frozen=True)
+class _Read:
+    content: bytes
+    etag: str
+    total_bytes: int
+
+
+class S3Storage:
+    """Objects below one prefix of a bucket.
+
+    Args:
+        uri: `s3://bucket` or `s3://bucket/prefix`.
+        config: How to reach the server; None: what holds in this process.
+        clock: What waits between tries.
+
+    Raises:
+        UserError: If the address is malformed, or there are no credentials.
+    """
+
+    def __init__(self, uri: str, config: StorageConfig | None = None, clock: Clock = time) -> None:
+        self.bucket, self._prefix = _parse(uri)
+        self.uri = f"s3://{self.bucket}/{self._prefix}".rstrip("/")
+        self._config = StorageConfig.from_environment() if config is None else config
+        self._retries = Retries(self._config.s3_retries, self._config.s3_deadline_seconds, clock)
+        self._held = _connect(self._config)
+        self.parallel_requests = self._config.s3_connections
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A connection belongs to its process, and its credentials to no pickle.
+        return S3Storage, (self.uri, self._config, self._retries.clock)
+
+    def read_bytes(self, key: str, start: int = 0, size_bytes: int | None = None) -> bytes:
+        """Return an object's bytes, or `size_bytes` of them from `start`."""
+        if size_bytes == 0:
+            if not self.exists(key):
+                raise NotFoundError(f"nothing is stored at {self._shown(key)}")
+            return b""
+        return self._read(key, start, size_bytes).content
+
+    def write_bytes(self, key: str, content: bytes) -> None:
+        """Store an object whole."""
+        self._put(key, content)
+
+    def write_if_unchanged(self, key: str, content: bytes, expected: bytes | None) -> bool:
+        """Store an object only if it still holds `expected` (None: is absent); say whether.
+
+        A server without conditional puts cannot rule out that another writer comes between: there
+        the bytes are read back, so that of two writers the one that was overwritten is told so.
+        """
+        if expected is None:
+            condition = {"IfNoneMatch": "*"}
+        else:
+            try:
+                present = self._read(key)
+            except NotFoundError:
+                return False
+            if present.content != expected:
+                return False
+            condition = {"IfMatch": present.etag}
+        if not self._honours_conditions():
+            return self._write_and_read_back(key, content, expected)
+        failures: _Failures = []
+        try:
+            self._put(key, content, condition, failures)
+        except NotFoundError:  # IfMatch on what was deleted meanwhile
+            return False
+        except ConditionFailedError:
+            # An earlier try of ours may have been carried out although its answer was lost.
+            return bool(failures) and self.read_bytes(key) == content
+        return True
+
+    def upload(self, source: Path, key: str) -> None:
+        """Store a local file whole; above 16 MiB in parts, of which none stays on a failure."""
+        size_bytes = source.stat().st_size
+        if size_bytes <= PART_BYTES:
+            self.write_bytes(key, source.read_bytes())
+            return
+        part_bytes = max(PART_BYTES, -(-size_bytes // MAX_PARTS))
+        try:
+            self._upload_parts(source, key, part_bytes)
+        except _UploadGoneError:
+            # The upload was ended or removed and the answer lost: which of them is unknown.
+            self._upload_parts(source, key, part_bytes)
+
+    def download(self, key: str, target: Path) -> None:
+        """Fetch an object into a local file, whole or not at all, 16 MiB at a time."""
+        with replacing(target) as partial, partial.open("wb") as file:
+            first = self._read(key, 0, PART_BYTES)
+            file.write(first.content)
+            while file.tell() < first.total_bytes:
+                part = self._read(key, file.tell(), PART_BYTES, etag=first.etag)
+                file.write(part.content)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield every object whose key starts with `prefix`, page by page, in key order.
+
+        The empty objects that consoles put in place of folders are left out.
+        """
+        for page in self._pages("list_objects_v2", prefix, "ContinuationToken"):
+            for item in page.get("Contents", ()):
+                key = item["Key"][len(self._prefix) :]
+                if key and not (key.endswith("/") and item["Size"] == 0):
+                    yield Entry(key, item["Size"], item["LastModified"].timestamp())
+
+    def exists(self, key: str) -> bool:
+        """Say whether an object is stored under the key."""
+        try:
+            self._call("read", key, "head_object")
+        except NotFoundError:
+            self._require_bucket()
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        with contextlib.suppress(NotFoundError):
+            self._call("delete", key, "delete_object")
+
+    def list_unfinished(self) -> Iterator[Entry]:
+        """Yield uploads in parts that were begun and never ended; their sizes are unknown, so 0."""
+        for page in self._pages("list_multipart_uploads", "", "KeyMarker", "UploadIdMarker"):
+            for item in page.get("Uploads", ()):
+                key = item["Key"][len(self._prefix) :]
+                begun = item["Initiated"].timestamp()
+                yield _Unfinished(key, 0, begun, upload_id=item["UploadId"])
+
+    def delete_unfinished(self, entry: Entry) -> None:
+        """Remove the parts of an upload that `list_unfinished` named."""
+        if not isinstance(entry, _Unfinished):
+            raise TypeError(f"{entry} does not come from list_unfinished")
+        with contextlib.suppress(_UploadGoneError, NotFoundError):
+            self._call("delete", entry.key, "abort_multipart_upload", {"UploadId": entry.upload_id})
+
+    @property
+    def _connection(self) -> _Connection:
+        if self._held.process != os.getpid():
+            self._held = _connect(self._config)
+        return self._held
+
+    def _full_key(self, key: str) -> str:
+        full = self._prefix + key
+        if not key or key.startswith("/") or "\0" in key or {".", ".."} & set(key.split("/")):
+            raise UserError(f"key {key!r} would leave {self.uri}")
+        if len(full.encode("utf-8", errors="surrogatepass")) > MAX_KEY_BYTES:
+            raise UserError(f"key {key[:60]!r}… is longer than the {MAX_KEY_BYTES} bytes of S3")
+        return full
+
+    def _shown(self, key: str) -> str:
+        shown = f"{self.uri}/{key}" if key else self.uri
+        return shown if shown.isprintable() else ascii(shown)
+
+    def _target(self, key: str) -> Target:
+        connection = self._connection
+        return Target(self._shown(key), self.bucket, connection.endpoint, connection.key_id())
+
+    def _read(
+        self, key: str, start: int = 0, size_bytes: int | None = None, etag: str = ""
+    ) -> _Read:
+        full_key = self._full_key(key)
+        headers = {}
+        if start or size_bytes is not None:
+            last = "" if size_bytes is None else start + size_bytes - 1
+            headers["Range"] = f"bytes={start}-{last}"
+        elif self._config.s3_checksums == "when_supported":
+            headers["x-amz-checksum-mode"] = "ENABLED"
+        if etag:
+            headers["If-Match"] = etag
+
+        def attempt(ends: float) -> _Read:
+            answer = self._connection.get(self.bucket, full_key, headers, ends, self._retries.clock)
+            if answer.status == 416:
+                return _Read(b"", answer.headers.get("etag", ""), 0)
+            if answer.status not in (200, 206):
+                refusal = refusal_from_xml(answer.status, answer.content, answer.headers)
+                raise explain_refusal(refusal, self._target(key), "read")
+            return _cut(answer, start, size_bytes)
+
+        try:
+            return self._retries.call(f"read {self._shown(key)}", attempt)
+        except ConditionFailedError:
+            raise UserError(f"{self._shown(key)} was replaced while it was read") from None
+
+    def _put(
+        self,
+        key: str,
+        content: bytes,
+        condition: Mapping[str, str] | None = None,
+        failures: _Failures | None = None,
+    ) -> None:
+        arguments = {"Body": content, **self._checksum(content), **(condition or {})}
+        self._call("write", key, "put_object", arguments, failures)
+
+    def _checksum(self, content: bytes) -> dict[str, str]:
+        """Return the argument by which the server refuses an upload that was torn or damaged."""
+        if self._config.s3_checksums == "when_supported":
+            crc = zlib.crc32(content).to_bytes(4, "big")
+            return {"ChecksumCRC32": base64.b64encode(crc).decode()}
+        digest = hashlib.md5(content, usedforsecurity=False).digest()
+        return {"ContentMD5": base64.b64encode(digest).decode()}
+
+    def _call(
+        self,
+        access: Access,
+        key: str,
+        operation: str,
+        arguments: Mapping[str, Any] | None = None,
+        failures: _Failures | None = None,
+    ) -> Any:
+        named = {"Bucket": self.bucket, "Key": self._full_key(key), **(arguments or {})}
+        return self._send(access, key, operation, named, failures)
+
+    def _send(
+        self,
+        access: Access,
+        key: str,
+        operation: str,
+        arguments: Mapping[str, Any],
+        failures: _Failures | None = None,
+    ) -> Any:
+        def attempt(_ends: float) -> Any:
+            connection = self._connection
+            try:
+                return getattr(connection.client, operation)(**arguments)
+            except boto_errors.ClientError as error:
+                failure = explain_refusal(_refusal_of(error), self._target(key), access)
+            except boto_errors.BotoCoreError as error:
+                failure = _explain_boto(error, connection.endpoint)
+            if failures is not None and isinstance(failure, PassingError):
+                failures.append(failure)
+            if operation in _PART_OPERATIONS and isinstance(failure, NotFoundError):
+                raise _UploadGoneError(str(failure)) from None
+            raise failure
+
+        return self._retries.call(f"{access} {self._shown(key)}", attempt)
+
+    def _pages(self, operation: str, prefix: str, *markers: str) -> Iterator[Any]:
+        arguments = {"Bucket": self.bucket, "Prefix": self._prefix + prefix}
+        while True:
+            page = self._send("list", prefix, operation, arguments)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            for marker in markers:
+                arguments[marker] = page[f"Next{marker}"]
+
+    def _require_bucket(self) -> None:
+        """Raise if the bucket is missing, which the answer to a HEAD request cannot say."""
+        connection = self._connection
+        if self.bucket in connection.buckets:
+            return
+        try:
+            self._send("read", "", "head_bucket", {"Bucket": self.bucket})
+        except NotFoundError:
+            refusal = Refusal(404, "NoSuchBucket", "", {})
+            raise explain_refusal(refusal, self._target(""), "read") from None
+        connection.buckets.add(self.bucket)
+
+    def _honours_conditions(self) -> bool:
+        connection = self._connection
+        with connection.probing:
+            if self.bucket not in connection.conditions:
+                connection.conditions[self.bucket] = self._probe_conditions()
+            return connection.conditions[self.bucket]
+
+    def _probe_conditions(self) -> bool:
+        # The name is new each time: a fixed one could be removed by another process in between.
+        key = f".sightline-probe-{uuid.uuid4().hex}"
+        absent, other = {"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'}
+        try:
+            with contextlib.suppress(ConditionFailedError):  # a try whose answer was lost
+                self._put(key, b"", absent)
+            return self._is_refused(key, absent) and self._is_refused(key, other)
+        except NotServedError:
+            return False
+        finally:
+            with contextlib.suppress(UserError):  # a role may write but not delete
+                self.delete(key)
+
+    def _is_refused(self, key: str, condition: Mapping[str, str]) -> bool:
+        try:
+            self._put(key, b"", condition)
+        except ConditionFailedError:
+            return True
+        return False
+
+    def _write_and_read_back(self, key: str, content: bytes, expected: bytes | None) -> bool:
+        if expected is None and self.exists(key):
+            return False
+        self.write_bytes(key, content)
+        return self.read_bytes(key) == content
+
+    def _upload_parts(self, source: Path, key: str, part_bytes: int) -> None:
+        summed = self._config.s3_checksums == "when_supported"
+        algorithm = {"ChecksumAlgorithm": "CRC32"} if summed else {}
+        begun = self._call("write", key, "create_multipart_upload", algorithm)
+        upload = {"UploadId": begun["UploadId"]}
+        try:
+            parts: list[dict[str, Any]] = []
+            with source.open("rb") as file:
+                while content := file.read(part_bytes):
+                    checksum = self._checksum(content)
+                    place = {"PartNumber": len(parts) + 1}
+                    sent = {**upload, **place, **checksum, "Body": content}
+                    stored = self._call("write", key, "upload_part", sent)
+                    part = {**place, "ETag": stored["ETag"]}
+                    parts.append({**part, **checksum} if summed else part)
+            ended = {**upload, "MultipartUpload": {"Parts": parts}}
+            self._call("write", key, "complete_multipart_upload", ended)
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first failure is the one to tell
+                self._call("delete", key, "abort_multipart_upload", upload)
+            raise
+
+
+_PART_OPERATIONS = {"upload_part", "complete_multipart_upload", "abort_multipart_upload"}
+
+
+class _UploadGoneError(UserError):
+    """A multipart upload that the server no longer knows."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class _Connection:
+    """One boto3 client and one pool of connections, shared by a process's threads."""
+
+    def __init__(self, config: StorageConfig) -> None:
+        self.process = os.getpid()
+        self.buckets: set[str] = set()
+        """Those that are known to be there."""
+        self.conditions: dict[str, bool] = {}
+        """Whether a bucket's server honours conditional puts, once that was tried."""
+        self.probing = threading.Lock()
+        self._config = config
+        session = boto3.Session()
+        self._credentials = session.get_credentials()
+        if self._credentials is None:
+            raise UserError(
+                "no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run "
+                "where a role or a Kubernetes secret gives them"
+            )
+        addressing = config.s3_addressing
+        if addressing == "auto" and config.s3_endpoint_url:
+            addressing = "path"
+        try:
+            self.client = session.client(
+                "s3",
+                endpoint_url=config.s3_endpoint_url or None,
+                region_name=config.s3_region or session.region_name or "us-east-1",
+                config=Config(
+                    retries={"total_max_attempts": 1},
+                    connect_timeout=config.s3_connect_timeout_seconds,
+                    read_timeout=config.s3_read_timeout_seconds,
+                    max_pool_connections=config.s3_connections,
+                    s3={"addressing_style": addressing},
+                    request_checksum_calculation=config.s3_checksums,
+                    response_checksum_validation=config.s3_checksums,
+                ),
+            )
+        except (ValueError, boto_errors.BotoCoreError) as error:
+            raise UserError(f"cannot use S3 as set: {error}") from None
+        self.endpoint: str = self.client.meta.endpoint_url
+        self._region: str = self.client.meta.region_name
+        self._certificates = session._session.get_config_variable("ca_bundle")
+        self._manager = self._make_manager()
+        self._addresses: dict[str, tuple[urllib3.HTTPConnectionPool, str, str]] = {}
+
+    def key_id(self) -> str:
+        """Return the access key id that requests are signed with."""
+        return str(self._credentials.get_frozen_credentials().access_key)
+
+    def get(
+        self, bucket: str, key: str, headers: Mapping[str, str], ends: float, clock: Clock
+    ) -> _Answer:
+        """Fetch an object; the answer may be a refusal.
+
+        Raises:
+            PassingError: If no whole answer came.
+        """
+        pool, origin, folder = self._address(bucket)
+        path = folder + quote(key, safe="/~")
+        request = AWSRequest("GET", origin + path, headers=dict(headers))
+        credentials = self._credentials.get_frozen_credentials()
+        S3SigV4Auth(credentials, "s3", self._region).add_auth(request)
+        left = max(0.001, ends - clock.monotonic())
+        timeout = urllib3.Timeout(
+            connect=min(left, self._config.s3_connect_timeout_seconds),
+            read=min(left, self._config.s3_read_timeout_seconds),
+        )
+        try:
+            response = pool.urlopen(
+                "GET",
+                path,
+                headers=dict(request.headers.items()),
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                timeout=timeout,
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                content = _read_body(response, ends, clock)
+            except BaseException:
+                response.close()
+                raise
+            response.release_conn()
+        except (HTTPError, OSError) as error:
+            raise _explain_transport(error, self.endpoint) from None
+        answered = {name.lower(): value for name, value in response.headers.items()}
+        return _Answer(response.status, answered, content)
+
+    def _make_manager(self) -> urllib3.PoolManager:
+        options: dict[str, Any] = {"maxsize": self._config.s3_connections, "block": True}
+        options["ca_certs"] = self._certificates or get_cert_path(True)
+        proxy = get_environ_proxies(self.endpoint).get(urlsplit(self.endpoint).scheme)
+        return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+
+    def _address(self, bucket: str) -> tuple[urllib3.HTTPConnectionPool, str, str]:
+        """Return where a bucket's objects are: its pool, `https://host`, and the path before."""
+        if bucket not in self._addresses:
+            # boto3's own answer to where an object is, by whichever of its many rules applies.
+            url = self.client.generate_presigned_url(
+                "get_object", Params={"Bucket": bucket, "Key": "k"}
+            )
+            parts = urlsplit(url)
+            origin = f"{parts.scheme}://{parts.netloc}"
+            pool = self._manager.connection_from_url(origin)
+            self._addresses[bucket] = pool, origin, parts.path.removesuffix("k")
+        return self._addresses[bucket]
+
+
+_connections: dict[object, _Connection] = {}
+_connecting = threading.Lock()
+
+
+def _connect(config: StorageConfig) -> _Connection:
+    credentials = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    with _connecting:
+        key = (config, credentials)
+        if key not in _connections:
+            _connections[key] = _Connection(config)
+        return _connections[key]
+
+
+def _forget_connections() -> None:
+    # A socket that two processes read gives each of them half an answer.
+    global _connecting
+    _connecting = threading.Lock()
+    _connections.clear()
+
+
+os.register_at_fork(after_in_child=_forget_connections)
+
+
+def _parse(uri: str) -> tuple[str, str]:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if "@" in bucket or ":" in bucket:
+        raise UserError(
+            "an S3 address holds no credentials and no port: give s3://bucket/prefix, and the "
+            "credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if not bucket or not all(letter.isalnum() or letter in "._-" for letter in bucket):
+        raise UserError(f"{uri} names no bucket: give s3://bucket/prefix")
+    parts = [part for part in prefix.split("/") if part]
+    if {".", ".."} & set(parts):
+        raise UserError(f"{uri} holds . or ..: give the address itself")
+    return bucket, "".join(f"{part}/" for part in parts)
+
+
+def _read_body(response: urllib3.BaseHTTPResponse, ends: float, clock: Clock) -> bytes:
+    chunks = []
+    # read1 returns what has come: a body that trickles is then given up at the deadline.
+    while chunk := response.read1(_READ_BYTES):
+        chunks.append(chunk)
+        if clock.monotonic() > ends:
+            raise PassingError("the body came too slowly", kind="slow body")
+    content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and len(content) != int(announced):
+        raise _cut_body(len(content), int(announced))
+    return content
+
+
+def _cut_body(got_bytes: int, announced_bytes: int) -> PassingError:
+    reason = f"the body ended after {got_bytes} of {announced_bytes} bytes"
+    return PassingError(reason, kind="cut body")
+
+
+def _cut(answer: _Answer, start: int, size_bytes: int | None) -> _Read:
+    """Return what was asked for, whole, however the server understood the range."""
+    etag, content = answer.headers.get("etag", ""), answer.content
+    if answer.status == 200:
+        _check_crc(answer)
+        ends = None if size_bytes is None else start + size_bytes
+        return _Read(content[start:ends], etag, len(content))
+    span, _, total = answer.headers.get("content-range", "").removeprefix("bytes ").partition("/")
+    first = span.partition("-")[0]
+    if not (first.isdigit() and total.isdigit() and int(first) == start):
+        raise PassingError("the server answered with another range", kind="wrong range")
+    wanted = int(total) - start if size_bytes is None else min(size_bytes, int(total) - start)
+    if len(content) != wanted:
+        raise _cut_body(len(content), wanted)
+    return _Read(content, etag, int(total))
+
+
+def _check_crc(answer: _Answer) -> None:
+    # A sum of an object in parts carries a dash; only that of the whole bytes can be compared.
+    stored = answer.headers.get("x-amz-checksum-crc32", "")
+    if not stored or "-" in stored or "COMPOSITE" in answer.headers.get("x-amz-checksum-type", ""):
+        return
+    found = base64.b64encode(zlib.crc32(answer.content).to_bytes(4, "big")).decode()
+    if found != stored:
+        raise PassingError("the bytes do not match their checksum", kind="wrong bytes")
+
+
+def _refusal_of(error: boto_errors.ClientError) -> Refusal:
+    described = error.response.get("Error", {})
+    metadata = error.response.get("ResponseMetadata", {})
+    headers = {str(name).lower(): str(v) for name, v in metadata.get("HTTPHeaders", {}).items()}
+    for name in ("RequestTime", "ServerTime"):
+        if name in described:
+            headers[f"document-{name.lower()}"] = str(described[name])
+    status = int(metadata.get("HTTPStatusCode", 0))
+    return Refusal(
+        status, str(described.get("Code", "")), str(described.get("Message", "")), headers
+    )
+
+
+def _explain_boto(error: Exception, endpoint: str) -> Exception:
+    cause = getattr(error, "kwargs", {}).get("error")
+    if isinstance(error, boto_errors.SSLError):
+        return _untrusted(endpoint)
+    if isinstance(error, boto_errors.HTTPClientError | boto_errors.IncompleteReadError):
+        return _explain_transport(cause if isinstance(cause, Exception) else error, endpoint)
+    if isinstance(error, boto_errors.FlexibleChecksumError):
+        return PassingError("the bytes do not match their checksum", kind="wrong bytes")
+    return UserError(f"cannot use {endpoint}: {' '.join(str(error).split())}")
+
+
+def _explain_transport(error: Exception, endpoint: str) -> Exception:
+    chain: list[BaseException] = [error]
+    while (following := getattr(chain[-1], "reason", None) or chain[-1].__cause__) is not None:
+        if not isinstance(following, BaseException) or following in chain:
+            break
+        chain.append(following)
+    names = {type(item).__name__ for item in chain}
+    if any(isinstance(item, SSLError) for item in chain):
+        return _untrusted(endpoint)
+    for item in chain:
+        unknown = isinstance(item, NameResolutionError) and isinstance(
+            item.__cause__, socket.gaierror
+        )
+        if unknown and item.__cause__.errno == socket.EAI_NONAME:  # type: ignore[union-attr]
+            return UserError(f"there is no host of {endpoint}: mend s3_endpoint_url")
+    if "ConnectTimeoutError" in names:
+        return PassingError(f"no connection to {endpoint} in time", kind="connect timeout")
+    if "ReadTimeoutError" in names or any(isinstance(item, TimeoutError) for item in chain):
+        return PassingError(f"{endpoint} stopped answering", kind="read timeout")
+    if names & {"IncompleteRead", "IncompleteReadError"}:
+        return PassingError("the body was cut", kind="cut body")
+    if names & {"NewConnectionError", "EndpointConnectionError", "NameResolutionError"}:
+        return PassingError(f"no connection to {endpoint}", kind="no connection")
+    return PassingError(f"{endpoint} closed the connection", kind="connection closed")
+
+
+def _untrusted(endpoint: str) -> UserError:
+    return UserError(
+        f"the certificate of {endpoint} is not trusted: name its authority's file in AWS_CA_BUNDLE"
+    )
