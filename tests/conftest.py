@@ -201,7 +201,15 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         order.append(dataset.samples[index].split)
         return read_bytes(dataset, index)
 
+    iter_bytes = PackedDataset.iter_bytes
+
+    def iter_and_note(dataset: PackedDataset) -> Iterator[bytes]:
+        for sample, content in zip(dataset.samples, iter_bytes(dataset), strict=True):
+            order.append(sample.split)
+            yield content
+
     monkeypatch.setattr(PackedDataset, "read_bytes", read_and_note)
+    monkeypatch.setattr(PackedDataset, "iter_bytes", iter_and_note)
     return order
 
 
