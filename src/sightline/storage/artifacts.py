@@ -6,18 +6,22 @@ sha256, and readers check them, so a torn or altered file is never taken for a r
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
+import os
 import platform
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sightline import __version__
 from sightline.config import StepConfig, StepUris, UserError
-from sightline.storage.base import NotFoundError, join_uri, open_storage
+from sightline.storage.base import NotFoundError, Storage, join_uri, open_storage
 from sightline.storage.local import LocalStorage
 
 ARTIFACTS_FILE = "artifacts.json"
@@ -75,6 +79,8 @@ def publish_skipped(
 def fetch_artifacts(uri: str, names: Iterable[str] | None = None) -> Path:
     """Return a local folder that holds a finished step's files, verified.
 
+    What lies in a bucket is fetched once into a folder of this process, which goes when it ends.
+
     Args:
         uri: The address a step wrote to.
         names: The files that are needed; None means all.
@@ -85,27 +91,23 @@ def fetch_artifacts(uri: str, names: Iterable[str] | None = None) -> Path:
     """
     storage = open_storage(uri)
     try:
-        listed = json.loads(storage.read_bytes(ARTIFACTS_FILE))["files"]
+        manifest = storage.read_bytes(ARTIFACTS_FILE)
     except NotFoundError:
         raise NotFoundError(
             f"no finished result under {uri}: the step that writes it has not ended there"
         ) from None
+    listed = _read_list(manifest, uri)
     wanted = list(listed if names is None else names)
     for name in wanted:
         if name not in listed:
             raise NotFoundError(f"{uri} has no {name}; it holds {', '.join(sorted(listed))}")
     if not isinstance(storage, LocalStorage):
-        raise UserError(f"cannot read artifacts from {uri}: only folders are served")
+        return _FETCHED.fetch(storage, manifest, {name: listed[name] for name in wanted})
     for name in wanted:
         path = storage.root / name
         if not path.is_file():
             raise UserError(f"{join_uri(uri, name)} is gone although its step published it")
-        found = {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        if found != listed[name]:
-            raise UserError(
-                f"{join_uri(uri, name)} was altered after it was published: expected sha256 "
-                f"{listed[name]['sha256'][:12]}…, got {found['sha256'][:12]}…; run its step again"
-            )
+        _require_unaltered(path, listed[name], join_uri(uri, name))
     return storage.root
 
 
@@ -128,12 +130,102 @@ def sha256_of(path: Path) -> str:
 
 def _publish(folder: Path, out_uri: str) -> None:
     storage = open_storage(out_uri)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = {}
-    for path in files:
-        name = path.relative_to(folder).as_posix()
-        storage.upload(path, name)
-        listed[name] = {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    manifest = json.dumps({"files": listed}, indent=2)
-    if not storage.write_if_unchanged(ARTIFACTS_FILE, manifest.encode(), expected=None):
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    listed = {name: _describe(path) for name, path in files.items()}
+    manifest = json.dumps({"files": listed}, indent=2).encode()
+    # Asked again: a step takes hours, and files of a result that came meanwhile must stay.
+    if not storage.exists(ARTIFACTS_FILE):
+        for name, path in files.items():
+            storage.upload(path, name)
+        if storage.write_if_unchanged(ARTIFACTS_FILE, manifest, expected=None):
+            return
+    if storage.read_bytes(ARTIFACTS_FILE) != manifest:
         raise UserError(f"{out_uri} received a finished result from another run meanwhile")
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _read_list(manifest: bytes, uri: str) -> dict[str, dict[str, Any]]:
+    try:
+        listed = json.loads(manifest)["files"]
+        for name, described in listed.items():
+            if not _is_plain(name) or set(described) != {"size_bytes", "sha256"}:
+                raise ValueError(name)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{join_uri(uri, ARTIFACTS_FILE)} is not as a step writes it: run its step again"
+        ) from None
+    return dict(listed)
+
+
+def _is_plain(name: str) -> bool:
+    """Say whether a name may become a path below a folder of ours."""
+    parts = name.split("/")
+    return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
+
+
+def _require_unaltered(path: Path, expected: dict[str, Any], uri: str) -> None:
+    found = _describe(path)
+    if found != expected:
+        raise UserError(
+            f"{uri} was altered after it was published: expected sha256 "
+            f"{str(expected['sha256'])[:12]}…, got {found['sha256'][:12]}…; run its step again"
+        )
+
+
+class _Fetched:
+    """The files of results in buckets that this process has fetched and verified."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew, as a forked process must: the lock may be held by a thread it lacks."""
+        self._lock = threading.Lock()
+        self._root: Path | None = None
+
+    def fetch(
+        self, storage: Storage, manifest: bytes, wanted: Mapping[str, dict[str, Any]]
+    ) -> Path:
+        with self._lock:
+            if self._root is None:
+                self._root = Path(tempfile.mkdtemp(prefix="sightline-fetched-"))
+                atexit.register(_remove_if_ours, self._root, os.getpid())
+            result = hashlib.sha256(storage.uri.encode() + b"\0" + manifest).hexdigest()
+            folder = self._root / result
+            for name, expected in wanted.items():
+                # What is in the folder was verified before it came there.
+                if not (folder / name).is_file():
+                    self._fetch_file(storage, name, expected, folder / name)
+            return folder
+
+    def _fetch_file(
+        self, storage: Storage, name: str, expected: dict[str, Any], path: Path
+    ) -> None:
+        uri = join_uri(storage.uri, name)
+        with tempfile.TemporaryDirectory(dir=self._root) as scratch:
+            arrived = Path(scratch, "arrived")
+            try:
+                storage.download(name, arrived)
+                if _describe(arrived) != expected:  # damaged on its way, or in the bucket?
+                    storage.download(name, arrived)
+            except NotFoundError:
+                raise UserError(f"{uri} is gone although its step published it") from None
+            _require_unaltered(arrived, expected, uri)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            arrived.replace(path)
+
+
+def _remove_if_ours(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # and this is not a process that was forked from it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_FETCHED = _Fetched()
+os.register_at_fork(after_in_child=_FETCHED.forget)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sightline.config import StepConfig
 
@@ -35,8 +35,9 @@ class StorageConfig(StepConfig):
     s3_checksums: Literal["when_supported", "when_required"] = "when_supported"
     """When requests carry the checksums of newer S3; servers that refuse them need when_required.
     Sightline's own sha256 is verified in both cases."""
-    s3_retries: int = Field(default=8, ge=0, le=100)
-    """How often a request that failed for a passing reason is tried again, within the deadline."""
+    s3_retries: int = Field(default=30, ge=0, le=100)
+    """How often a request that failed for a passing reason is tried again, within the deadline;
+    30 tries span about two minutes, so a store may be away for one."""
     s3_deadline_seconds: float = Field(default=180.0, gt=0)
     """How long, in seconds, one read or write may take with all its retries."""
     s3_connect_timeout_seconds: float = Field(default=5.0, gt=0)
@@ -45,6 +46,17 @@ class StorageConfig(StepConfig):
     """How long, in seconds, to wait for the next bytes of an answer."""
     s3_connections: int = Field(default=32, ge=1, le=1024)
     """How many requests of one process may be under way at once."""
+
+    @field_validator("s3_endpoint_url", mode="before")
+    @classmethod
+    def _refuse_credentials(cls, value: object) -> object:
+        # Before the pattern, whose message would repeat the secret.
+        if isinstance(value, str) and "@" in value:
+            raise ValueError(
+                "an address holds no credentials: give them by AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY"
+            )
+        return value
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
