@@ -247,7 +247,8 @@ def _main_directions(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     shadows = vectors @ basis
     shadows -= shadows.mean(axis=0)
     _, axes = np.linalg.eigh(shadows.T @ shadows)
-    return (basis @ axes[:, ::-1]).astype(np.float32)
+    directions: NDArray[np.float32] = (basis @ axes[:, ::-1]).astype(np.float32)
+    return directions
 
 
 def _correlate(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -261,7 +262,9 @@ def _correlate(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[n
 
     def covariance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
         sums = np.einsum("ij,ij->i", a, b).astype(np.float64)
-        totals: NDArray[np.float64] = a.sum(axis=1).astype(np.float64) * b.sum(axis=1)
-        return pixels * sums - totals
+        centred: NDArray[np.float64] = pixels * sums - a.sum(axis=1) * b.sum(axis=1, dtype=float)
+        return centred
 
-    return np.asarray(covariance(x, y) / np.sqrt(covariance(x, x) * covariance(y, y)))
+    correlations: NDArray[np.float64] = covariance(x, y)
+    correlations /= np.sqrt(covariance(x, x) * covariance(y, y))
+    return correlations
