@@ -1,4 +1,4 @@
-"""`sightline <step> …`: the seven steps of the pipeline and two commands around it."""
+"""`sightline <step> …`: the seven steps of the pipeline and three commands around it."""
 
 from __future__ import annotations
 

@@ -57,6 +57,7 @@ OTHER_COMMANDS: tuple[Step, ...] = (
     Step(
         "rollback", "Move the champion back to its predecessor.", "promote", "Rollback", "rollback"
     ),
+    _step("gc", "List what no champion or recent run needs; with --delete, remove it."),
 )
 COMMANDS: Mapping[str, Step] = {step.name: step for step in (*PIPELINE_STEPS, *OTHER_COMMANDS)}
 

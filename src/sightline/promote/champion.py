@@ -68,10 +68,26 @@ class ChampionStore:
         Raises:
             UserError: If the predecessor's record or weights are gone or altered.
         """
+        predecessor = self.read_predecessor(champion)
+        if predecessor is not None:
+            self.require_weights(predecessor)
+        return predecessor
+
+    def read_predecessor(self, champion: Champion) -> Champion | None:
+        """Return the record of whom a champion replaced, without a look at its weights.
+
+        Raises:
+            UserError: If the record is gone or altered.
+        """
         previous = champion.record.get("previous")
         if not previous:
             return None
-        key = str(previous["record"])
+        try:
+            key = str(previous["record"])
+        except (TypeError, KeyError):
+            raise UserError(
+                f"the champion of {self.uri} names no record of its predecessor, got {previous!r}"
+            ) from None
         try:
             content = self._storage.read_bytes(key)
         except NotFoundError:
@@ -80,9 +96,7 @@ class ChampionStore:
             ) from None
         if key != _history_key(content):
             raise UserError(f"{join_uri(self.uri, key)} was altered after it was written")
-        predecessor = self._parse(content, key)
-        self.require_weights(predecessor)
-        return predecessor
+        return self._parse(content, key)
 
     def restore(self, predecessor: Champion, champion: Champion) -> bool:
         """Put a predecessor back in place of `champion`; say whether nobody was faster."""

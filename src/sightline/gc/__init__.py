@@ -1,0 +1,1 @@
+"""Removing what no champion, pointer or recent run needs: `sightline gc`."""

@@ -1,0 +1,149 @@
+"""What must stay: champions, their predecessors, and what they and the recent runs name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sightline.config import UserError
+from sightline.gc.layout import CHAMPION, HISTORY, Area, Unit, split_model
+from sightline.promote.champion import Champion, ChampionStore
+from sightline.storage import NotFoundError, join_uri
+from sightline.storage.artifacts import ARTIFACTS_FILE
+
+CONFIG_FILE = "config.json"
+
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+_RUN = re.compile(r"(?:^|/)runs/+([^/]+)")
+
+
+@dataclass
+class Needed:
+    """Names of units that stay."""
+
+    models: set[str] = field(default_factory=set)
+    """Champions' and predecessors' versions, their history records and champion.json."""
+    datasets: set[str] = field(default_factory=set)
+    runs: set[str] = field(default_factory=set)
+
+    def add_address(self, address: str) -> None:
+        """Keep whatever an address may name.
+
+        Data sets are named by their content and runs by their time, so a name alone tells: it does
+        not matter through which mount, link or relative path a step saw its root.
+        """
+        self.datasets.update(part for part in address.split("/") if _DIGEST.fullmatch(part))
+        self.runs.update(_RUN.findall(address))
+
+
+def read_champions(models: Area, units: Iterable[str]) -> Needed:
+    """Return what every champion needs, down to the first predecessor.
+
+    Raises:
+        UserError: If a record is damaged, or a model folder has a history and no champion.
+    """
+    needed = Needed()
+    found = {split_model(name) for name in units}
+    for place, kind in sorted(found):
+        if kind == HISTORY and (place, CHAMPION) not in found:
+            raise UserError(
+                f"{join_uri(models.uri, place, CHAMPION)} is gone although its history is there: "
+                f"restore it from {join_uri(models.uri, place, HISTORY)}, or remove the whole "
+                "folder; nothing was deleted"
+            )
+        if kind == CHAMPION:
+            _add_champion(needed, models.uri, place)
+    return needed
+
+
+def _add_champion(needed: Needed, models_uri: str, place: str) -> None:
+    task, name = place.strip("/").split("/")
+    needed.models.add(f"{place}{CHAMPION}")
+    for champion in _chain(ChampionStore(models_uri, task, name)):
+        if "/" in champion.version:
+            raise UserError(
+                f"{join_uri(models_uri, place)} has a champion of version {champion.version!r}, "
+                "which is no folder's name; nothing was deleted"
+            )
+        record = champion.record
+        needed.models.add(f"{place}versions/{champion.version}")
+        if record.get("previous"):
+            needed.models.add(f"{place}{record['previous']['record']}")
+        needed.add_address(str(record.get("dataset_digest", ""))[:16])
+        for address in ("dataset_uri", "source_uri", "report_uri"):
+            needed.add_address(str(record.get(address) or ""))
+
+
+def _chain(store: ChampionStore) -> Iterator[Champion]:
+    champion = store.read()
+    if champion is None:
+        raise UserError(f"{join_uri(store.uri, CHAMPION)} has just been removed: look, then retry")
+    while champion is not None:
+        yield champion
+        champion = store.read_predecessor(champion)
+
+
+def is_run(runs: Area, unit: Unit) -> bool:
+    """Say whether a folder was written by steps of ours, judged by what it says of itself.
+
+    Raises:
+        UserError: If a list of artifacts is damaged.
+    """
+    for mark in sorted(unit.marks):
+        step, _, name = mark.partition("/")
+        if name == ARTIFACTS_FILE and "files" in _read(runs, unit, mark, strict=True):
+            return True
+        # The only mark of a run whose removal was interrupted, or whose first step was killed.
+        if name == CONFIG_FILE and _read(runs, unit, mark, strict=False).get("step") == step:
+            return True
+    return False
+
+
+def read_run(runs: Area, unit: Unit) -> list[str]:
+    """Return every address that a run's steps read, wrote or handed on.
+
+    Raises:
+        UserError: If a finished step's record is damaged: what it needs cannot be known.
+    """
+    addresses: list[str] = []
+    for step in sorted({mark.split("/")[0] for mark in unit.marks}):
+        strict = f"{step}/{ARTIFACTS_FILE}" in unit.marks
+        wanted = [(f"{step}/{CONFIG_FILE}", "uris")]
+        if step == "prepare":
+            wanted.append((f"{step}/metrics.json", "datasets"))
+        for mark, key in wanted:
+            content = _read(runs, unit, mark, strict)
+            values = content.get(key)
+            if isinstance(values, dict):
+                addresses += (value for value in values.values() if isinstance(value, str))
+            elif strict and content:
+                raise _damaged(runs, unit, mark)
+    return addresses
+
+
+def _read(runs: Area, unit: Unit, mark: str, strict: bool) -> dict[str, Any]:
+    try:
+        content = json.loads(runs.storage.read_bytes(f"{unit.name}/{mark}"))
+    except NotFoundError:
+        finished = f"{unit.name}/{mark.split('/')[0]}/{ARTIFACTS_FILE}"
+        if strict and runs.storage.exists(finished):
+            raise _damaged(runs, unit, mark) from None
+        return {}  # not written yet, or another gc has just removed it
+    except ValueError:
+        content = None
+    if isinstance(content, dict):
+        return content
+    if strict:
+        raise _damaged(runs, unit, mark)
+    return {}
+
+
+def _damaged(runs: Area, unit: Unit, mark: str) -> UserError:
+    return UserError(
+        f"{join_uri(runs.uri, unit.name, mark)} is gone or damaged, so nobody knows which data "
+        f"sets the run {unit.name} needs: restore it, or remove that run's folder; nothing was "
+        "deleted"
+    )
