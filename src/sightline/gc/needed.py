@@ -94,10 +94,11 @@ def is_run(runs: Area, unit: Unit) -> bool:
     """
     for mark in sorted(unit.marks):
         step, _, name = mark.partition("/")
-        if name == ARTIFACTS_FILE and "files" in _read(runs, unit, mark, strict=True):
-            return True
-        # The only mark of a run whose removal was interrupted, or whose first step was killed.
-        if name == CONFIG_FILE and _read(runs, unit, mark, strict=False).get("step") == step:
+        if name not in (ARTIFACTS_FILE, CONFIG_FILE):
+            continue
+        content = _read(runs, unit, mark, strict=name == ARTIFACTS_FILE) or {}
+        # The settings alone are left where a removal was interrupted, or a step was killed.
+        if "files" in content if name == ARTIFACTS_FILE else content.get("step") == step:
             return True
     return False
 
@@ -116,29 +117,30 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
             wanted.append((f"{step}/metrics.json", "datasets"))
         for mark, key in wanted:
             content = _read(runs, unit, mark, strict)
-            values = content.get(key)
+            values = (content or {}).get(key)
             if isinstance(values, dict):
                 addresses += (value for value in values.values() if isinstance(value, str))
-            elif strict and content:
+            elif strict and content is not None:
                 raise _damaged(runs, unit, mark)
     return addresses
 
 
-def _read(runs: Area, unit: Unit, mark: str, strict: bool) -> dict[str, Any]:
+def _read(runs: Area, unit: Unit, mark: str, strict: bool) -> dict[str, Any] | None:
+    """Return a record, or None if it is gone or, unless `strict`, no record of ours."""
     try:
         content = json.loads(runs.storage.read_bytes(f"{unit.name}/{mark}"))
     except NotFoundError:
         finished = f"{unit.name}/{mark.split('/')[0]}/{ARTIFACTS_FILE}"
         if strict and runs.storage.exists(finished):
             raise _damaged(runs, unit, mark) from None
-        return {}  # not written yet, or another gc has just removed it
+        return None  # not written yet, or another gc has just removed it
     except ValueError:
         content = None
     if isinstance(content, dict):
         return content
     if strict:
         raise _damaged(runs, unit, mark)
-    return {}
+    return None
 
 
 def _damaged(runs: Area, unit: Unit, mark: str) -> UserError:

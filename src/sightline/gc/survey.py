@@ -19,12 +19,9 @@ from sightline.storage import NotFoundError, join_uri
 
 R = TypeVar("R")
 
-_READERS = 8
-"""A manifest may have some megabytes, so not as many at once as the store allows."""
 _SHARD = re.compile(rf"{SHARDS_FOLDER}/([0-9a-f]{{64}})\.tar")
-_OLD_READERS = 8
-"""A manifest may have some megabytes, so not as many at once as the store allows."""
-_SHARD = re.compile(r"shard-[0-9]{5,}\.tar")
+_OLD_SHARD = re.compile(r"shard-[0-9]{5,}\.tar")
+_READERS = 8  # a manifest may have some megabytes, so not as many at once as the store allows
 
 
 @dataclass(frozen=True)
