@@ -253,7 +253,7 @@ def test_animated_image_is_refused_with_its_count(file_format):
         (b"PK\x03\x04 and so on", "a ZIP archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"<html></html>", "a web page"),
-        (bytes(128) + b"DICM" + bytes(20), "DICOM: export it as 16-bit PNG"),
+        (bytes(128) + b"DICM" + bytes(20), "DICOM without an image"),
         (b"hello, this is text", "it starts with b'hello, t'"),
     ],
 )

@@ -1,0 +1,343 @@
+"""DICOM to checked images: the window of its tags, its colours, its frames. Needs pydicom."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import math
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pydicom
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import encaps, filereader, pixels, uid
+
+from sightline.data.checked import (
+    MAX_MEGAPIXELS,
+    CheckedImage,
+    ImageError,
+    name_damage,
+    refuse_size,
+)
+from sightline.data.intensities import share_to_8_bit, window_percentiles
+from sightline.telemetry import count
+
+# Of all frames together, when a file is split: 3 bytes a pixel are held at once.
+MAX_SPLIT_MEGAPIXELS = 4 * MAX_MEGAPIXELS
+_MAX_INFLATED_BYTES = 400_000_000
+_COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+
+# Values that break their type's rules are common in real files, and harm nothing that is read here.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+warnings.filterwarnings("ignore", module="pydicom")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+def read_dicom(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedImage]:
+    """Read a DICOM file: one image, or one for each of its frames.
+
+    Gray goes through the modality's rescaling or table, then through the first window or table of
+    values of interest in the tags (DICOM PS3.3, C.11.1 and C.11.2), or between the percentiles
+    0.5 and 99.5 where the tags have none that shows anything; gray of at most 8 bits without any
+    is taken as it is. MONOCHROME1 is inverted. Padding is black and counts for no percentile.
+
+    Args:
+        content: The whole file.
+        frames: Whether a file with several frames is refused or split.
+
+    Raises:
+        ImageError: If it holds no pixels, several frames against `frames`, more than 50 megapixels
+            a frame, is compressed in a way that nothing installed decodes, or is damaged.
+    """
+    try:
+        return _read(content, frames)
+    except ImageError:
+        raise
+    # A damaged file makes pydicom raise almost anything; each means: not readable.
+    except Exception as error:
+        raise name_damage(error) from None
+
+
+def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedImage]:
+    _refuse_inflating(content)
+    header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, force=True)
+    if "Rows" not in header or "Columns" not in header:
+        modality = header.get("Modality") or "unknown"
+        raise ImageError(f"DICOM without an image (modality {modality})")
+    refuse_size(int(header.Columns), int(header.Rows))
+    number = int(header.get("NumberOfFrames") or 1)
+    _refuse_frames(header, number, frames)
+    _refuse_unknown_colour(header)
+    file = pydicom.dcmread(io.BytesIO(content), force=True)
+    if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise ImageError("DICOM without pixel data")
+    syntax = _transfer_syntax(file)
+    decoder = _find_decoder(syntax)
+    if syntax.is_encapsulated:
+        _check_compressed(file, number, syntax)
+    patient = _hash_patient(str(file.get("PatientID") or ""))
+    images = []
+    for index, (stored, properties) in enumerate(decoder.iter_array(file)):
+        color, notes = _to_8_bit(file, index, stored, properties["photometric_interpretation"])
+        if str(file.get("BurnedInAnnotation", "")).upper() == "YES":
+            notes = (*notes, "says that it has patient data written into the picture")
+        frame = index + 1 if number > 1 else 0
+        images.append(CheckedImage(color, "png", False, notes, frame=frame, patient=patient))
+    if len(images) != number:
+        raise ImageError(f"{len(images)} of {number} frames are there")
+    return images
+
+
+def _refuse_inflating(content: bytes) -> None:
+    # pydicom inflates a deflated file whole, however large it becomes.
+    stream = io.BytesIO(content)
+    filereader.read_preamble(stream, force=True)
+    meta = filereader.read_dataset(
+        stream,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, _vr, _length: tag >> 16 != 2,
+    )
+    if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+        return
+    inflating, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), stream.read(), 0
+    while rest and not inflating.eof:
+        size += len(inflating.decompress(rest, 1 << 20))
+        rest = inflating.unconsumed_tail
+        if size > _MAX_INFLATED_BYTES:
+            raise ImageError(f"inflates to more than {_MAX_INFLATED_BYTES // 1_000_000} MB")
+
+
+def _refuse_frames(header: Any, number: int, frames: Literal["refuse", "split"]) -> None:
+    if number < 2:
+        return
+    if frames == "refuse":
+        raise ImageError(f"DICOM with {number} frames: set dicom_frames to split, or export them")
+    if number * int(header.Rows) * int(header.Columns) > MAX_SPLIT_MEGAPIXELS * 1_000_000:
+        raise ImageError(
+            f"{number} frames of {header.Columns} x {header.Rows} pixels, more than "
+            f"{MAX_SPLIT_MEGAPIXELS} megapixels together: export them as single files"
+        )
+
+
+def _refuse_unknown_colour(header: Any) -> None:
+    interpretation = str(header.get("PhotometricInterpretation", ""))
+    samples = int(header.get("SamplesPerPixel") or 1)
+    expected = 1 if interpretation in (*_GRAY, "PALETTE COLOR") else 3
+    if interpretation not in (*_GRAY, *_COLOR) or samples != expected:
+        raise ImageError(
+            f"photometric interpretation {interpretation or 'missing'} with "
+            f"{count(samples, 'sample')} a pixel is not read"
+        )
+
+
+def _transfer_syntax(file: Any) -> uid.UID:
+    """Return how the pixels are stored; without a preamble only the encoding tells it."""
+    if "TransferSyntaxUID" not in file.file_meta:
+        implicit, little = file.original_encoding
+        plain = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+        file.file_meta.TransferSyntaxUID = plain if little else uid.ExplicitVRBigEndian
+    syntax: uid.UID = file.file_meta.TransferSyntaxUID
+    return syntax
+
+
+def _find_decoder(syntax: uid.UID) -> Any:
+    try:
+        decoder = pixels.get_decoder(syntax)
+    except NotImplementedError:
+        raise ImageError(f"DICOM compressed as {syntax.name}, which is no still image") from None
+    if not decoder.is_available:
+        raise ImageError(
+            f"DICOM compressed as {syntax.name}, which nothing installed decodes: decompress it "
+            "(gdcmconv --raw), or install a plugin of pydicom that does"
+        )
+    return decoder
+
+
+def _check_compressed(file: Any, number: int, syntax: uid.UID) -> None:
+    """Refuse a compressed frame of another size than the tags', or one that is not whole."""
+    if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
+        return  # pydicom checks the length of RLE; JPEG-LS is decoded by what the user installed
+    for frame in encaps.generate_frames(file.PixelData, number_of_frames=number):
+        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+            if image.size != (file.Columns, file.Rows):
+                raise ImageError(
+                    f"a frame of {image.width} x {image.height} pixels where the tags say "
+                    f"{file.Columns} x {file.Rows}"
+                )
+        if syntax == uid.JPEGBaseline8Bit:
+            # Strict: libjpeg otherwise paints what it lacks gray and only warns.
+            simplejpeg.decode_jpeg(frame, strict=True)
+
+
+def _hash_patient(number: str) -> str:
+    stripped = number.strip(" \0")
+    return f"patient-{hashlib.sha256(stripped.encode()).hexdigest()[:12]}" if stripped else ""
+
+
+def _to_8_bit(
+    file: Any, frame: int, stored: NDArray[Any], interpretation: str
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    if interpretation == "PALETTE COLOR":
+        return _color_to_8_bit(_apply_palette(file, stored))
+    if stored.ndim == 3:
+        return _color_to_8_bit(stored.astype(np.uint16), int(file.BitsStored))
+    padding = _find_padding(file, stored)
+    gray, notes = _gray_to_8_bit(file, frame, stored, padding)
+    if interpretation == "MONOCHROME1":
+        gray = 255 - gray
+        notes = (*notes, "MONOCHROME1 inverted")
+    if padding is not None:
+        gray[padding] = 0
+        notes = (*notes, f"{count(int(padding.sum()), 'pixel')} of padding set to black")
+    return np.repeat(gray[:, :, None], 3, axis=2), notes
+
+
+def _gray_to_8_bit(
+    file: Any, frame: int, stored: NDArray[Any], padding: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    values, rescaled = _rescale(file, frame, stored)
+    share, name = _apply_voi(file, frame, values)
+    seen = slice(None) if padding is None else ~padding
+    notes: tuple[str, ...] = ()
+    if share is not None:
+        gray = share_to_8_bit(share)
+        counted, shown = values[seen], gray[seen]
+        if shown.size and (shown.min() < shown.max() or counted.min() == counted.max()):
+            beyond = float(np.mean((share[seen] < 0) | (share[seen] > 1)))
+            return gray, (f"{name}, {100 * beyond:.0f} % of the pixels beyond it",)
+        notes = (f"shows nothing with the {name}",)
+    bits = int(file.get("BitsStored", 32))
+    if bits <= 8 and stored.dtype.kind == "u" and not rescaled:
+        return share_to_8_bit(stored / (2**bits - 1)), notes
+    kind = f"{bits}-bit DICOM gray" if stored.dtype.kind in "iu" else "floating-point DICOM gray"
+    gray, windowed = window_percentiles(values, kind, padding)
+    return gray, (*notes, *windowed)
+
+
+def _rescale(file: Any, frame: int, stored: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
+    """Return what the modality measured (PS3.3, C.11.1), and whether it differs from `stored`."""
+    if table := _first_item(file, "ModalityLUTSequence"):
+        return _apply_table(file, table, stored)[0], True
+    slope = _number(file, frame, "PixelValueTransformationSequence", "RescaleSlope")
+    intercept = _number(file, frame, "PixelValueTransformationSequence", "RescaleIntercept")
+    slope, intercept = slope or 1.0, intercept or 0.0
+    return stored.astype(np.float64) * slope + intercept, (slope, intercept) != (1.0, 0.0)
+
+
+def _apply_voi(
+    file: Any, frame: int, values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64] | None, str]:
+    """Return 0 for black to 1 for white, beyond both where a window cuts, and the name of it."""
+    if table := _first_item(file, "VOILUTSequence"):
+        looked_up, highest = _apply_table(file, table, np.rint(values))
+        return looked_up / highest, "table of the tags (VOI LUT)"
+    macro = "FrameVOILUTSequence"
+    center = _number(file, frame, macro, "WindowCenter")
+    width = _number(file, frame, macro, "WindowWidth")
+    if center is None or width is None:
+        return None, ""
+    function = str(_value(file, frame, macro, "VOILUTFunction") or "LINEAR").upper()
+    name = f"window of the tags ({function}), values around {center:g}, {width:g} wide"
+    if function == "SIGMOID" and width > 0:
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700))), name
+    if function == "LINEAR" and width == 1:
+        return (values > center - 0.5).astype(np.float64), name
+    if function == "LINEAR" and width > 1:
+        return (values - (center - 0.5)) / (width - 1) + 0.5, name
+    if function == "LINEAR_EXACT" and width > 0:
+        return (values - center) / width + 0.5, name
+    return None, ""
+
+
+def _apply_table(file: Any, item: Any, values: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
+    """Look values up in a table of the tags; return the results and the highest one possible."""
+    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    table = _table_entries(file, item.LUTData, entries or 2**16)
+    index = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
+    return table[index].astype(np.float64), 2**bits - 1
+
+
+def _table_entries(file: Any, data: Any, entries: int) -> NDArray[np.uint16]:
+    if not isinstance(data, bytes):
+        found = np.asarray(data, dtype=np.uint16).reshape(-1)
+    elif len(data) <= entries + 1:
+        found = np.frombuffer(data, dtype=np.uint8).astype(np.uint16)
+    else:
+        order = "<" if file.original_encoding[1] else ">"
+        found = np.frombuffer(data, dtype=f"{order}u2").astype(np.uint16)
+    if len(found) < entries:
+        raise ImageError(f"a table of the tags has {len(found)} of {entries} entries")
+    return found[:entries]
+
+
+def _apply_palette(file: Any, stored: NDArray[Any]) -> NDArray[np.uint16]:
+    if "RedPaletteColorLookupTableData" not in file:
+        expanded: NDArray[Any] = pixels.apply_color_lut(stored, file)
+        return expanded[:, :, :3].astype(np.uint16)
+    channels = []
+    for color in ("Red", "Green", "Blue"):
+        entries, first, _ = file[f"{color}PaletteColorLookupTableDescriptor"].value
+        data = file[f"{color}PaletteColorLookupTableData"].value
+        table = _table_entries(file, data, int(entries) or 2**16)
+        channels.append(table[np.clip(stored.astype(np.int64) - int(first), 0, len(table) - 1)])
+    return np.stack(channels, axis=-1)
+
+
+def _color_to_8_bit(
+    color: NDArray[np.uint16], bits: int = 0
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    # Without `bits`, entries of a palette: of 8 bits, also where they lie in 16.
+    bits = bits or (16 if color.max() > 255 else 8)
+    if bits == 8:
+        return color.astype(np.uint8), ()
+    return share_to_8_bit(color / (2**bits - 1)), (f"{bits}-bit colour scaled to 8 bit",)
+
+
+def _find_padding(file: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return where the stored values are padding (PS3.3, C.7.5.1.1.2); None where none is."""
+    value = file.get("PixelPaddingValue")
+    if value is None or stored.dtype.kind not in "iu":
+        return None
+    ends = [int(value), int(file.get("PixelPaddingRangeLimit") or value)]
+    if stored.dtype.kind == "i":  # some writers give a negative value as an unsigned one
+        ends = [end - 2**16 if end >= 2**15 else end for end in ends]
+    padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
+    return padding if padding.any() and not padding.all() else None
+
+
+def _first_item(file: Any, sequence: str) -> Any:
+    items = file.get(sequence)
+    item = items[0] if items else None
+    return item if item is not None and "LUTDescriptor" in item and "LUTData" in item else None
+
+
+def _value(file: Any, frame: int, macro: str, keyword: str) -> Any:
+    """Return a tag's value for a frame: its own, the one all frames share, or the file's."""
+    for place in _places(file, frame, macro):
+        value = place.get(keyword)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _places(file: Any, frame: int, macro: str) -> Iterator[Any]:
+    groups = file.get("PerFrameFunctionalGroupsSequence") or []
+    for group in [*groups[frame : frame + 1], *(file.get("SharedFunctionalGroupsSequence") or [])]:
+        yield from (group.get(macro) or [])[:1]
+    yield file
+
+
+def _number(file: Any, frame: int, macro: str, keyword: str) -> float | None:
+    value = _value(file, frame, macro, keyword)
+    if isinstance(value, pydicom.multival.MultiValue):  # alternatives: the first is the writer's
+        value = value[0] if len(value) else None
+    number = None if value is None else float(value)
+    return number if number is not None and math.isfinite(number) else None
