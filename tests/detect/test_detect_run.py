@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from sightline.config import UserError
-from sightline.data import open_dataset, write_dataset
-from sightline.data.shards import PackedImage
+from sightline.data import open_dataset, publish_dataset, write_dataset
+from sightline.data.shards import PackedImage, ShardWriter
 from sightline.detect import results
 from sightline.detect.config import DetectUris
 from sightline.detect.run import run
@@ -205,3 +205,46 @@ def test_loss_that_is_no_number_stops_with_the_epoch_and_publishes_nothing(
         save_encoder(broken, folder)
     message = "the loss became nan in epoch 1 of 2: lower learning_rate"
     refused(boxes_dataset, lambda name: uri, tmp_path, tiny_config(image_size_px=32), message)
+
+
+def with_stored_side(dataset_uri, store, stored_short_side_px, scaled_down):
+    """Publish the data set again, saying at which size its images were stored."""
+    dataset = open_dataset(dataset_uri)
+    with ShardWriter(str(store)) as writer:
+        samples = []
+        for sample, content in zip(dataset.samples, dataset.iter_bytes(), strict=True):
+            member = writer.add(content, "png")
+            samples.append(replace(sample, shard=member.shard, offset_bytes=member.offset_bytes))
+        shards = writer.close()
+    return publish_dataset(
+        str(store),
+        kind="boxes",
+        classes=dataset.classes,
+        shards=shards,
+        samples=samples,
+        counts=dataset.manifest["counts"],
+        groups=dataset.manifest["groups"],
+        stored_short_side_px=stored_short_side_px,
+        scaled_down=scaled_down,
+    )
+
+
+def test_images_stored_smaller_than_the_detectors_input_are_refused(
+    boxes_dataset, encoder_uri, tmp_path, tiny_config
+):
+    uri = with_stored_side(boxes_dataset, tmp_path / "store", 48, scaled_down=3)
+    message = (
+        "image_size_px 64 needs .* short side of 48 px: run prepare again with "
+        "boxes_short_side_px 64, or set image_size_px to 32 or less"
+    )
+    refused(uri, encoder_uri, tmp_path, tiny_config(), message)
+
+
+@pytest.mark.parametrize(("stored_short_side_px", "scaled_down"), [(64, 3), (48, 0)])
+def test_images_stored_large_enough_or_as_they_came_are_taken(
+    stored_short_side_px, scaled_down, boxes_dataset, encoder_uri, tmp_path, tiny_config
+):
+    uri = with_stored_side(boxes_dataset, tmp_path / "store", stored_short_side_px, scaled_down)
+    # The next check speaks, and so this one was passed.
+    limit = tiny_config(max_local_gib=1e-9)
+    refused(uri, encoder_uri, tmp_path, limit, "more than max_local_gib 1e-09")

@@ -16,6 +16,10 @@ from sightline.encoders import load_encoder
 from sightline.encoders.yolo_detector import DetectorSpec, build_detector
 
 
+def files_of(dataset_uri, folder):
+    return write_yolo_folder(open_dataset(dataset_uri), folder / "files", max_gib=1)
+
+
 @pytest.fixture
 def new_detector(encoder_uri):
     def make(name, image_size_px=64):
@@ -57,8 +61,9 @@ def test_training_starts_from_the_encoders_own_function_and_leaves_it(
 
     monkeypatch.setattr(training._Trainer, "check_start", look)
     before = backbone_digest(detector.network)
-    dataset = open_dataset(boxes_dataset)
-    trained = train_detector(detector, "pretrained", dataset, tiny_config(epochs=1), tmp_path)
+    trained = train_detector(
+        detector, "pretrained", files_of(boxes_dataset, tmp_path), tiny_config(epochs=1)
+    )
     assert set(at_start) == {"model", "moving average"}
     for maps in at_start.values():
         for inside, own in zip(maps, expected, strict=True):
@@ -79,7 +84,7 @@ def test_training_takes_the_image_size_of_the_detector(
     monkeypatch.setattr(training._Trainer, "preprocess_batch", look)
     config = tiny_config(image_size_px=96)
     with pytest.raises(UserError, match="seen enough"):
-        train_detector(new_detector("yolo12n"), "x", open_dataset(boxes_dataset), config, tmp_path)
+        train_detector(new_detector("yolo12n"), "x", files_of(boxes_dataset, tmp_path), config)
     assert seen == [(64, 64)]
 
 
@@ -105,7 +110,7 @@ def test_training_that_would_start_from_another_backbone_is_refused(
     monkeypatch.setattr(training._Trainer, "setup_model", spoil)
     with pytest.raises(UserError, match="model that training would start from is not the given"):
         train_detector(
-            new_detector("resnet18"), "x", open_dataset(boxes_dataset), tiny_config(), tmp_path
+            new_detector("resnet18"), "x", files_of(boxes_dataset, tmp_path), tiny_config()
         )
 
 
@@ -125,9 +130,9 @@ def test_only_a_pretrained_backbone_learns_at_its_share_of_the_learning_rate(
 
     monkeypatch.setattr(training._Trainer, "check_start", stop)
     config = tiny_config(learning_rate=0.01, backbone_learning_rate_share=0.1)
-    dataset = open_dataset(boxes_dataset)
+    files = files_of(boxes_dataset, tmp_path)
     with pytest.raises(UserError, match="seen enough"):
-        train_detector(new_detector("yolo12n"), protocol, dataset, config, tmp_path)
+        train_detector(new_detector("yolo12n"), protocol, files, config)
     assert {part: list(rates) for part, rates in seen.items()} == {
         "backbone": [pytest.approx(backbone_rate)],
         "head": [0.01],
@@ -140,7 +145,7 @@ def test_bfloat16_without_a_gpu_says_that_float32_is_used(
 ):
     config = tiny_config(epochs=1, precision="bfloat16")
     detector = new_detector("yolo12n", image_size_px=32)
-    train_detector(detector, "x", open_dataset(boxes_dataset), config, tmp_path)
+    train_detector(detector, "x", files_of(boxes_dataset, tmp_path), config)
     assert "float32 is used on cpu" in capsys.readouterr().out
 
 
@@ -150,7 +155,7 @@ def test_last_batch_of_one_small_image_is_refused(
     config = tiny_config(batch_size=7)
     detector = new_detector("yolo12n", image_size_px=32)
     with pytest.raises(UserError, match="batch_size 7 and image_size_px 32 on 8 images, choose"):
-        train_detector(detector, "x", open_dataset(boxes_dataset), config, tmp_path)
+        train_detector(detector, "x", files_of(boxes_dataset, tmp_path), config)
 
 
 def test_memory_that_is_too_small_is_told_and_the_batch_is_not_halved(
@@ -162,7 +167,7 @@ def test_memory_that_is_too_small_is_told_and_the_batch_is_not_halved(
     monkeypatch.setattr(training._Trainer, "preprocess_batch", run_out)
     with pytest.raises(UserError, match="memory is too small for batches of 4 images of 64 px"):
         train_detector(
-            new_detector("yolo12n"), "x", open_dataset(boxes_dataset), tiny_config(), tmp_path
+            new_detector("yolo12n"), "x", files_of(boxes_dataset, tmp_path), tiny_config()
         )
 
 
@@ -172,40 +177,11 @@ def test_equal_seeds_train_equal_detectors(new_detector, boxes_dataset, tiny_con
         trained = train_detector(
             new_detector("yolo12n", image_size_px=32),
             "x",
-            open_dataset(boxes_dataset),
+            files_of(boxes_dataset, tmp_path / attempt),
             tiny_config(epochs=1),
-            tmp_path / attempt,
         )
         states.append(trained.detector.network.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def test_images_keep_their_bytes_and_lose_their_names(boxes_dataset, tmp_path):
-    dataset = open_dataset(boxes_dataset).split("test")
-    images = write_yolo_folder(dataset, tmp_path / "test")
-    written = sorted(images.iterdir())
-    assert [path.read_bytes() for path in written] == [
-        dataset.read_bytes(index) for index in range(len(dataset))
-    ]
-    assert not any("scene" in path.name for path in written)
-    labels = [
-        (tmp_path / "test/labels" / path.name).with_suffix(".txt").read_text() for path in written
-    ]
-    counts = [len(text.splitlines()) for text in labels]
-    assert counts == [len(sample.boxes) for sample in dataset.samples]
-    place = next(i for i, sample in enumerate(dataset.samples) if sample.boxes)
-    first = dataset.samples[place].boxes[0]
-    values = [float(value) for value in labels[place].split()[:5]]
-    assert values == pytest.approx(
-        [
-            dataset.classes.index(first.class_name),
-            first.x_center,
-            first.y_center,
-            first.width,
-            first.height,
-        ],
-        abs=1e-6,
-    )
 
 
 ALONE = """
@@ -231,6 +207,7 @@ from pathlib import Path
 from sightline.data import open_dataset
 from sightline.detect.config import DetectConfig
 from sightline.detect.training import train_detector
+from sightline.detect.yolo_folder import write_yolo_folder
 from sightline.encoders import load_encoder
 from sightline.encoders.yolo_detector import DetectorSpec, build_detector
 encoder = load_encoder(sys.argv[1])
@@ -239,8 +216,8 @@ config = DetectConfig(
     epochs=1, image_size_px=32, batch_size=4, loader_processes=0, warmup_epochs=0
 )
 with tempfile.TemporaryDirectory() as folder:
-    dataset = open_dataset(sys.argv[2])
-    train_detector(build_detector(encoder, spec), "x", dataset, config, Path(folder))
+    files = write_yolo_folder(open_dataset(sys.argv[2]), Path(folder), max_gib=1)
+    train_detector(build_detector(encoder, spec), "x", files, config)
 import ultralytics.utils as ours
 print(json.dumps({
     "attempts": attempts,

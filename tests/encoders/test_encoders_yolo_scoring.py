@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -5,7 +6,8 @@ from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.encoders import EncoderSpec
 from sightline.encoders.yolo_detector import Detector, DetectorSpec
-from sightline.encoders.yolo_scoring import score_detector
+from sightline.encoders.yolo_scoring import find_all, score_detector
+from sightline.scoring.detection import Detections
 
 
 class Written(torch.nn.Module):
@@ -84,3 +86,23 @@ def test_class_the_detector_does_not_know_is_refused(boxes_dataset):
 def test_split_without_annotated_images_is_refused(labelled_dataset):
     with pytest.raises(UserError, match="no annotated image in its test split"):
         score_detector(detector_that_writes([]), open_dataset(labelled_dataset))
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_images_come_to_the_detector_in_their_order_and_in_batches_of_16(
+    at_hand, boxes_dataset, monkeypatch
+):
+    dataset = open_dataset(boxes_dataset).take([*range(15, -1, -1), 3, 0])
+    batches = []
+
+    def note(detector, images):
+        batches.append(images)
+        return [Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))] * len(images)
+
+    monkeypatch.setattr(Detector, "predict", note)
+    images = [dataset.read_image(place) for place in range(18)]
+    scored = find_all(detector_that_writes([]), dataset, images if at_hand else None)
+    assert [len(batch) for batch in batches] == [16, 2]
+    assert list(scored.groups) == dataset.groups
+    for image, seen in zip(images, [*batches[0], *batches[1]], strict=True):
+        assert np.array_equal(image, seen)

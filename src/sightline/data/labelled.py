@@ -66,8 +66,7 @@ def read_labelled(dataset: PackedDataset, split: str, label: str) -> LabelledIma
         label: The step's name, for the progress line.
     """
     chosen = dataset.split(split)
-    numbers = track(range(len(chosen)), f"{label}: reading {split} images", len(chosen))
-    images = [chosen.read_image(number) for number in numbers]
+    images = list(track(chosen.iter_images(), f"{label}: reading {split} images", len(chosen)))
     return LabelledImages(split, images, chosen.label_indices, chosen.samples)
 
 

@@ -11,7 +11,15 @@ from sightline.lazy import lazy_exports
 if TYPE_CHECKING:
     from sightline.detect.config import DetectConfig
     from sightline.detect.training import train_detector
+    from sightline.detect.yolo_folder import write_yolo_folder
 
-__all__ = ["DetectConfig", "train_detector"]
+__all__ = ["DetectConfig", "train_detector", "write_yolo_folder"]
 
-__getattr__ = lazy_exports(__name__, {"DetectConfig": "config", "train_detector": "training"})
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "DetectConfig": "config",
+        "train_detector": "training",
+        "write_yolo_folder": "yolo_folder",
+    },
+)

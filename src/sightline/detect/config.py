@@ -72,6 +72,10 @@ class DetectConfig(StepConfig):
     """Test images that are drawn with their true and found boxes, per detector."""
     loader_processes: Annotated[int, Field(ge=0)] = 4
     """Processes that prepare training images; on a CPU the training does it itself."""
+    max_local_gib: Annotated[float, Field(gt=0)] = 50.0
+    """Most space, in GiB, that the images of train and val may take on this machine's disk while
+    the detectors train; Ultralytics reads files. A larger set is refused before anything is
+    read."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the head, of the random backbone, of order, augmentations and resamples."""
 

@@ -42,12 +42,12 @@ def draw_pictures(
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = []
-    for number, index in enumerate(choose(test, count, seed), start=1):
-        image = test.read_image(index)
+    shown = test.take(choose(test, count, seed))
+    for place, image in enumerate(shown.iter_images()):
         for protocol, detector in detectors.items():
             found = most_confident(detector.predict([image], detector.spec.confidence)[0])
-            truth = true_detections(test, index, detector.spec.classes)
-            name = f"{number:02d}-{protocol}.jpg"
+            truth = true_detections(shown, place, detector.spec.classes)
+            name = f"{place + 1:02d}-{protocol}.jpg"
             draw(image, truth, found, detector.spec.classes).save(folder / name, quality=90)
             names.append(name)
     return names

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sightline.data import PackedDataset, derived_seed
 from sightline.detect.config import DetectConfig
+from sightline.detect.yolo_folder import write_yolo_folder
 from sightline.encoders import Encoder, build_encoder
 from sightline.encoders.yolo_detector import DetectorSpec, build_detector
 from sightline.telemetry import announce, count, format_duration
@@ -46,15 +47,14 @@ def train_protocols(
         announce("detect", f"about {format_duration(total)} on this machine, plus scoring")
 
     trainings = {}
-    for protocol, encoder in encoders.items():
-        detector = build_detector(encoder, spec, seed=config.seed)
-        with tempfile.TemporaryDirectory(prefix="sightline-yolo-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="sightline-yolo-") as scratch:
+        images = write_yolo_folder(dataset, Path(scratch), max_gib=config.max_local_gib)
+        for protocol, encoder in encoders.items():
             trainings[protocol] = train_detector(
-                detector,
+                build_detector(encoder, spec, seed=config.seed),
                 protocol,
-                dataset,
+                images,
                 config,
-                Path(scratch),
                 on_timed=tell_duration if protocol == "pretrained" else None,
             )
     return trainings

@@ -34,6 +34,7 @@ def run(uris: DetectUris, config: DetectConfig) -> dict[str, Any]:
     with new_artifacts("detect", uris, config, uris.out_uri) as folder:
         dataset = annotated(open_dataset(uris.dataset_uri))
         _require_boxes(dataset)
+        _require_resolution(dataset, config)
         trainings = train_protocols(load_encoder(uris.encoder_uri), dataset, config)
         metrics = write_results(trainings, dataset, config, folder)
         write_json(folder / "metrics.json", metrics)
@@ -52,6 +53,17 @@ def _require_boxes(dataset: PackedDataset) -> None:
         raise UserError(
             f"detect needs boxes to learn from, but no training image of {dataset.uri} has any: "
             "check the label files and run prepare again"
+        )
+
+
+def _require_resolution(dataset: PackedDataset, config: DetectConfig) -> None:
+    stored = dataset.manifest["stored_short_side_px"]
+    if dataset.manifest["scaled_down"] and stored < config.image_size_px:
+        raise UserError(
+            f"detect at image_size_px {config.image_size_px} needs images stored at least as "
+            f"large, {dataset.uri} holds images scaled down to a short side of {stored} px: run "
+            f"prepare again with boxes_short_side_px {config.image_size_px}, or set image_size_px "
+            f"to {max(32, stored // 32 * 32)} or less"
         )
 
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from sightline.config import UserError
-from sightline.data import PackedDataset
 from sightline.detect.config import DetectConfig
-from sightline.detect.yolo_folder import write_yolo_folder
+from sightline.detect.yolo_folder import YoloFolder
 from sightline.encoders.yolo import import_ultralytics
 from sightline.encoders.yolo_detector import Detector
 from sightline.encoders.yolo_scoring import find_all
@@ -49,9 +48,8 @@ class Training:
 def train_detector(
     detector: Detector,
     protocol: str,
-    dataset: PackedDataset,
+    images: YoloFolder,
     config: DetectConfig,
-    scratch_folder: Path,
     on_timed: Callable[[float], None] | None = None,
 ) -> Training:
     """Train a detector and return it as it was in its best epoch on the validation split.
@@ -61,9 +59,8 @@ def train_detector(
             size, whatever the settings say.
         protocol: Its name in messages and in the history; `scratch` trains its backbone at the
             learning rate of the rest.
-        dataset: With annotated images in the splits train and val.
+        images: Annotated images of train and val, from `write_yolo_folder`.
         config: The step's settings.
-        scratch_folder: An empty folder for the images as Ultralytics reads them.
         on_timed: Told the seconds of one epoch, measured over the first steps.
 
     Raises:
@@ -72,7 +69,7 @@ def train_detector(
     """
     config = config.model_copy(update={"image_size_px": detector.spec.image_size_px})
     with _quiet():
-        trainer = _Trainer(detector, protocol, dataset, config, scratch_folder, on_timed)
+        trainer = _Trainer(detector, protocol, images, config, on_timed)
         trainer.train()
     network = deepcopy(detector.network)
     network.load_state_dict(trainer.best_state)
@@ -107,27 +104,21 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         self,
         detector: Detector,
         protocol: str,
-        dataset: PackedDataset,
+        images: YoloFolder,
         config: DetectConfig,
-        folder: Path,
         on_timed: Callable[[float], None] | None,
     ) -> None:
         self.given = detector
         self.protocol = protocol
         self.config = config
-        self.image_folders = {
-            split: str(write_yolo_folder(dataset.split(split), folder / split))
-            for split in ("train", "val")
-        }
-        self.val_images = dataset.split("val")
-        self.train_count = len(dataset.split("train"))
+        self.images = images
         self.on_timed = on_timed
         self.rows: list[dict[str, Any]] = []
         self.best_state: dict[str, Tensor] = {}
         self.best_epoch = 0
         self.best_key: tuple[float, float] = (-1.0, -1.0)
         self.step_started: list[float] = []
-        super().__init__(overrides=_arguments(config, folder / "run"))
+        super().__init__(overrides=_arguments(config, images.path / "run"))
 
     def run_callbacks(self, event: str) -> None:
         handlers: dict[str, Callable[[], None]] = {
@@ -138,7 +129,8 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
 
     def get_dataset(self) -> dict[str, Any]:
         names = dict(enumerate(self.given.spec.classes))
-        return {**self.image_folders, "names": names, "nc": len(names), "channels": 3}
+        folders = {split: str(self.images.images(split)) for split in ("train", "val")}
+        return {**folders, "names": names, "nc": len(names), "channels": 3}
 
     def setup_model(self) -> None:
         # Left to itself, the trainer builds a new network from YAML and loses the weights.
@@ -155,10 +147,10 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
                     "backbone; nothing was trained: this version of Ultralytics is not supported"
                 )
         found = len(self.train_loader.dataset)
-        if found != self.train_count:
+        if found != len(self.images.train):
             raise UserError(
-                f"Ultralytics reads {found} of {self.train_count} training images: images must be "
-                "at least 10 pixels wide and high, run prepare again"
+                f"Ultralytics reads {found} of {len(self.images.train)} training images: images "
+                "must be at least 10 pixels wide and high, run prepare again"
             )
 
     def time_step(self) -> None:
@@ -180,7 +172,7 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
             raise UserError(
                 f"{self.protocol}: Ultralytics cannot train with batch_size "
                 f"{self.config.batch_size} and image_size_px {self.config.image_size_px} on "
-                f"{self.train_count} images, choose others: {error}"
+                f"{len(self.images.train)} images, choose others: {error}"
             ) from None
 
     def build_optimizer(
@@ -206,7 +198,8 @@ class _Trainer(DetectionTrainer):  # type: ignore[misc]
         super().optimizer_step()
 
     def validate(self) -> tuple[dict[str, float], float]:
-        scored = find_all(replace(self.given, network=self.ema.ema), self.val_images)
+        now = replace(self.given, network=self.ema.ema)
+        scored = find_all(now, self.images.val, self.images.read_val())
         numbers = headline_numbers(scored, scored.even_weights, self.given.spec.confidence)
         key = tuple(0.0 if math.isnan(numbers[n]) else numbers[n] for n in ("map50_95", "map50"))
         # A tie goes to the later epoch: early on everything is 0, and later is better trained.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from sightline.config import UserError
 from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
+from sightline.storage import NotFoundError, open_storage
 from sightline.storage.artifacts import fetch_artifacts, read_json, write_json
 
 BACKBONE_FILE = "simclr_backbone.pth"
@@ -38,7 +41,7 @@ def load_encoder(uri: str, spec: EncoderSpec | None = None) -> Encoder:
     """Load an encoder that pretraining left, or a notebook's own weights file.
 
     Args:
-        uri: The address of a finished pretrain step, or the path of a `.pth` file.
+        uri: The address of a finished pretrain step, or of a `.pth` file.
         spec: The encoder a bare `.pth` file belongs to; resnet18 at 224 px if left out.
 
     Raises:
@@ -46,17 +49,34 @@ def load_encoder(uri: str, spec: EncoderSpec | None = None) -> Encoder:
         UserError: If the file is no state dict, or does not fit the encoder.
     """
     if uri.endswith(".pth"):
-        weights = Path(uri)
-        if not weights.is_file():
-            raise UserError(f"no weights file at {uri}")
-        spec = spec or EncoderSpec("resnet18", image_size=224)
-    else:
-        folder = fetch_artifacts(uri, [BACKBONE_FILE, SPEC_FILE])
-        weights = folder / BACKBONE_FILE
-        spec = EncoderSpec.from_json(read_json(folder / SPEC_FILE))
-    encoder = build_encoder(spec, seed=0)
-    load_weights(encoder, weights)
+        encoder = build_encoder(spec or EncoderSpec("resnet18", image_size=224), seed=0)
+        with _local_file(uri) as weights:
+            load_weights(encoder, weights)
+        return encoder
+    folder = fetch_artifacts(uri, [BACKBONE_FILE, SPEC_FILE])
+    encoder = build_encoder(EncoderSpec.from_json(read_json(folder / SPEC_FILE)), seed=0)
+    load_weights(encoder, folder / BACKBONE_FILE)
     return encoder
+
+
+@contextmanager
+def _local_file(uri: str) -> Iterator[Path]:
+    if "://" not in uri:
+        if not Path(uri).is_file():
+            raise UserError(f"no weights file at {uri}")
+        yield Path(uri)
+        return
+    parent, _, name = uri.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="sightline-encoder-") as scratch:
+        path = Path(scratch, BACKBONE_FILE)
+        try:
+            open_storage(parent).download(name, path)
+        except NotFoundError:
+            raise UserError(f"no weights file at {uri}") from None
+        try:
+            yield path
+        except UserError as error:  # speaks of the copy, which nobody knows
+            raise UserError(str(error).replace(str(path), uri)) from None
 
 
 def load_weights(encoder: Encoder, path: Path) -> None:

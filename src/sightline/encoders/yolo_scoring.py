@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,17 @@ def annotated(dataset: PackedDataset) -> PackedDataset:
     return dataset.take(places)
 
 
-def find_all(detector: Detector, dataset: PackedDataset) -> ScoredDetections:
+def find_all(
+    detector: Detector,
+    dataset: PackedDataset,
+    images: Iterable[NDArray[np.uint8]] | None = None,
+) -> ScoredDetections:
     """Run a detector over every image of a data set and match what it finds.
+
+    Args:
+        detector: From `load_detector`.
+        dataset: A data set version with boxes, or a part of one.
+        images: Its images in its order, where they are at hand; left out, they are read.
 
     Raises:
         UserError: If the data set has a class that the detector does not know.
@@ -84,10 +94,9 @@ def find_all(detector: Detector, dataset: PackedDataset) -> ScoredDetections:
     detector.network.to(pick_device())
     truths = [true_detections(dataset, i, detector.spec.classes) for i in range(len(dataset))]
     found: list[Detections] = []
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for start in range(0, len(dataset), _BATCH):
-            places = range(start, min(start + _BATCH, len(dataset)))
-            found.extend(detector.predict(list(pool.map(dataset.read_image, places))))
+    stored = iter(dataset.iter_images() if images is None else images)
+    while batch := list(itertools.islice(stored, _BATCH)):
+        found.extend(detector.predict(batch))
     return ScoredDetections.from_images(detector.spec.classes, dataset.groups, truths, found)
 
 

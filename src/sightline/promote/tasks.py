@@ -85,7 +85,7 @@ class ClassifierTask:
         classifier = load_classifier(model_uri)
         size = int(read_json(fetch_artifacts(model_uri) / "metrics.json")["image_size"])
         test = dataset.split("test")
-        images = test.read_images()
+        images = list(test.iter_images())
         device = pick_device()
         start = time.perf_counter()
         predict_probabilities(classifier, images[:_PROBE_IMAGES], size, device=device)
@@ -137,7 +137,7 @@ class DetectorTask:
 
         detector = load_detector(model_uri)
         test = dataset.split("test")
-        probe = [test.read_image(index) for index in range(min(len(test), _PROBE_IMAGES))]
+        probe = list(test.take(range(min(len(test), _PROBE_IMAGES))).iter_images())
         start = time.perf_counter()
         detector.predict(probe)
         seconds = (time.perf_counter() - start) / max(len(probe), 1) * len(test)
