@@ -33,8 +33,8 @@ class PackedDataset:
         self.uri = uri
         self.manifest = manifest
         self._samples = None if samples is None else list(samples)
-        store_uri, _, self._version = uri.rstrip("/").rpartition("/")
-        self._storage = open_storage(store_uri or ("/" if uri.startswith("/") else "."))
+        store_uri, _, self.version = uri.rstrip("/").rpartition("/")
+        self.storage = open_storage(store_uri or ("/" if uri.startswith("/") else "."))
 
     def __len__(self) -> int:
         if self._samples is None:
@@ -60,7 +60,7 @@ class PackedDataset:
         """
         if self._samples is None:
             shards = range(len(self.manifest["shards"]))
-            threads = self._storage.parallel_requests
+            threads = self.storage.parallel_requests
             parts = read_ahead(self._read_samples, shards, threads, 2 * threads)
             self._samples = [sample for part in parts for sample in part]
         return self._samples
@@ -118,7 +118,7 @@ class PackedDataset:
         Raises:
             UserError: If bytes are not those that were packed.
         """
-        threads = self._storage.parallel_requests
+        threads = self.storage.parallel_requests
         for contents in read_ahead(self._read_run, _runs(self.samples), threads, 2 * threads):
             yield from contents
 
@@ -135,7 +135,7 @@ class PackedDataset:
         start, size_bytes, digest = self.manifest["shards"][shard]["samples"]
         if not size_bytes:
             return []
-        lines = self._storage.read_bytes(f"{self._version}/{SAMPLES_FILE}", start, size_bytes)
+        lines = self.storage.read_bytes(f"{self.version}/{SAMPLES_FILE}", start, size_bytes)
         found = hashlib.sha256(lines).hexdigest()
         refuse_altered(f"{self.uri}/{SAMPLES_FILE}", self.uri, digest, found)
         return parse_samples(lines)
@@ -144,8 +144,8 @@ class PackedDataset:
         name = self.manifest["shards"][run[0].shard]["name"]
         start = run[0].offset_bytes
         end = max(sample.offset_bytes + sample.size_bytes for sample in run)
-        content = self._storage.read_bytes(name, start, end - start)
-        shard_uri = join_uri(self._storage.uri, name)
+        content = self.storage.read_bytes(name, start, end - start)
+        shard_uri = join_uri(self.storage.uri, name)
         return [cut_member(content, start, sample, shard_uri) for sample in run]
 
 

@@ -34,7 +34,7 @@ SAMPLES_FILE = "samples.jsonl"
 FORMAT_VERSION = 2
 
 _RANGES = 16_384
-_MIN_RANGE_BYTES = 64 * 2**10
+_MIN_RANGE_BYTES = 2**20
 _MAX_RANGE_BYTES = 8 * 2**20
 
 
@@ -153,7 +153,7 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 def range_size_bytes(total_bytes: int) -> int:
     """Return how large a range of a data set of that size may be.
 
-    Small ones mix better, large ones cost fewer requests: a 16,384th of the whole, at least 64 KiB
+    Small ones mix better, large ones cost fewer requests: a 16,384th of the whole, at least 1 MiB
     and at most 8 MiB.
     """
     return min(max(total_bytes // _RANGES, _MIN_RANGE_BYTES), _MAX_RANGE_BYTES)
