@@ -1,0 +1,444 @@
+"""DICOM files: windowed as their tags say, or refused with the reason."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from dicom_files import compressed, dicom, dicom_set, item, save
+from PIL import Image
+from pydicom.pixels import apply_voi_lut
+from pydicom.uid import (
+    MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from sightline.data.images import ImageError, read_file
+
+RAMP = np.arange(-1000, 1000, dtype=np.int16).reshape(40, 50)
+DEEP = np.arange(0, 2000, dtype=np.uint16).reshape(40, 50)
+BYTES = np.arange(0, 200, dtype=np.uint8).reshape(10, 20)
+
+
+def read(content, **options):
+    (image,) = read_file(content, "scan.dcm", **options)
+    return image
+
+
+def gray_of(content):
+    image = read(content)
+    assert (image.pixels == image.pixels[:, :, :1]).all()
+    return image.pixels[:, :, 0]
+
+
+def refused(content, **options):
+    with pytest.raises(ImageError) as caught:
+        read_file(content, "scan.dcm", **options)
+    return str(caught.value)
+
+
+def window(center, width, **tags):
+    return {"WindowCenter": center, "WindowWidth": width, **tags}
+
+
+def linear(values, center, width):
+    # PS3.3 C.11.2.1.2.1, its output from 0 to 255.
+    share = (values.astype(float) - (center - 0.5)) / (width - 1) + 0.5
+    return np.round(255 * np.clip(share, 0, 1))
+
+
+def exact(values, center, width):
+    return np.round(255 * np.clip((values.astype(float) - center) / width + 0.5, 0, 1))
+
+
+def sigmoid(values, center, width):
+    return np.round(255 / (1 + np.exp(-4 * (values.astype(float) - center) / width)))
+
+
+# The whole range of 40 around 400 wide, of the default function: -159.5 is black, 239 white.
+TABLE = {
+    "window": (dicom(RAMP, **window(40, 400)), linear(RAMP, 40, 400)),
+    "the first of two windows": (
+        dicom(RAMP, **window([40, 300], [400, 1500])),
+        linear(RAMP, 40, 400),
+    ),
+    "linear exact": (
+        dicom(RAMP, **window(40, 400, VOILUTFunction="LINEAR_EXACT")),
+        exact(RAMP, 40, 400),
+    ),
+    "sigmoid": (dicom(RAMP, **window(40, 400, VOILUTFunction="SIGMOID")), sigmoid(RAMP, 40, 400)),
+    "width 1 is a threshold": (dicom(RAMP, **window(40, 1)), np.where(RAMP > 39.5, 255, 0)),
+    "rescaled, then windowed": (
+        dicom(DEEP, **window(40, 400, RescaleSlope=2, RescaleIntercept=-1024)),
+        linear(2.0 * DEEP - 1024, 40, 400),
+    ),
+    "MONOCHROME1": (
+        dicom(RAMP, **window(40, 400, PhotometricInterpretation="MONOCHROME1")),
+        255 - linear(RAMP, 40, 400),
+    ),
+    "no window: percentiles 0.5 and 99.5": (
+        # Of 0 to 1999 evenly: 9.995 and 1989.005.
+        dicom(DEEP),
+        np.round(255 * np.clip((DEEP - 9.995) / (1989.005 - 9.995), 0, 1)),
+    ),
+    "8 bit without a window as it is": (dicom(BYTES), BYTES),
+    "12 of 16 bits with a window": (
+        dicom(DEEP, **window(1000, 2000, BitsStored=12)),
+        linear(DEEP, 1000, 2000),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_gray_comes_in_shape_and_values_as_the_standard_says(case):
+    content, expected = TABLE[case]
+    gray = gray_of(content)
+    assert gray.shape == expected.shape
+    assert np.abs(gray - expected).max() <= 1
+    assert gray.mean() == pytest.approx(expected.mean(), abs=0.1)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_window_agrees_with_pydicoms_own(function):
+    data = dicom_set(DEEP, **window(700, 900, VOILUTFunction=function))
+    theirs = apply_voi_lut(DEEP, data) / 65535 * 255
+    assert np.abs(gray_of(save(data)) - theirs).max() <= 0.51
+
+
+def test_window_says_how_much_of_the_picture_it_cuts():
+    # -160 <= value <= 239 are 400 of 2,000 values.
+    assert read(dicom(RAMP, **window(40, 400))).notes == (
+        "window of the tags (LINEAR), values around 40, 400 wide, 80 % of the pixels beyond it",
+    )
+
+
+@pytest.mark.parametrize(("center", "width"), [(30_000, 100), (40, 0), (40, -5)])
+def test_window_that_shows_nothing_gives_way_to_percentiles(center, width):
+    image = read(dicom(RAMP, **window(center, width)))
+    assert image.pixels.min() == 0
+    assert image.pixels.max() == 255
+    assert "16-bit DICOM gray, values" in image.notes[-1]
+
+
+def test_table_of_values_of_interest_is_applied_over_12_bits():
+    # 8-bit entries for more than 256 values: an inverted ramp from 255 down, 4 values a step.
+    table = np.repeat(np.arange(255, -1, -1, dtype=np.uint8), 4)
+    voi = item(LUTDescriptor=[1024, 100, 8], LUTData=table.tobytes())
+    voi["LUTData"].VR = "OW"
+    values = np.array([[0, 100, 103, 104], [1119, 1123, 1124, 4095]], dtype=np.uint16)
+    gray = gray_of(dicom(values, VOILUTSequence=[voi]))
+    assert gray.tolist() == [[255, 255, 255, 254], [1, 0, 0, 0]]
+
+
+def test_modality_table_comes_before_the_window():
+    # Stored 0, 1, 2, 3 mean 10, 20, 30, 40; shown from 10 (black) to 40 (white).
+    modality = item(LUTDescriptor=[4, 0, 16], LUTData=[10, 20, 30, 40], ModalityLUTType="US")
+    modality["LUTData"].VR = "US"
+    values = np.array([[0, 1], [2, 3]], dtype=np.uint16)
+    tags = window(25, 30, VOILUTFunction="LINEAR_EXACT")
+    gray = gray_of(dicom(values, ModalityLUTSequence=[modality], **tags))
+    assert gray.tolist() == [[0, 85], [170, 255]]
+
+
+def test_padding_is_black_and_counts_for_no_percentile():
+    values = DEEP.copy() + 1
+    values[:10] = 60_000
+    gray = gray_of(dicom(values, PixelPaddingValue=60_000))
+    assert (gray[:10] == 0).all()
+    assert gray[10:].max() == 255
+    assert gray[25, 0] == pytest.approx(255 * (25 - 10) / 30, abs=2)
+    assert (
+        "500 pixels of padding set to black" in read(dicom(values, PixelPaddingValue=60_000)).notes
+    )
+
+
+def test_padding_of_an_inverted_image_is_black_too():
+    values = RAMP.copy()
+    values[0] = -2000
+    # Written unsigned, as some scanners do.
+    data = dicom_set(values, PhotometricInterpretation="MONOCHROME1")
+    data.add_new("PixelPaddingValue", "US", 2**16 - 2000)
+    gray = gray_of(save(data))
+    assert (gray[0] == 0).all()
+    assert gray[1, 0] == 255
+
+
+def test_padding_may_be_a_range_that_ends_at_zero():
+    gray = gray_of(dicom(RAMP, PixelPaddingValue=-500, PixelPaddingRangeLimit=0, **window(-700, 1)))
+    np.testing.assert_array_equal(
+        gray, np.where((RAMP >= -700) & ((RAMP < -500) | (RAMP > 0)), 255, 0)
+    )
+
+
+def test_padding_may_be_a_range():
+    values = DEEP.copy()
+    tags = {"PixelPaddingValue": 1900, "PixelPaddingRangeLimit": 2000}
+    gray = gray_of(dicom(values, **tags, **window(1000, 1)))
+    np.testing.assert_array_equal(gray, np.where((values >= 1000) & (values < 1900), 255, 0))
+
+
+COLORS = np.array([[[250, 10, 20], [10, 250, 20]], [[20, 10, 250], [128, 128, 128]]], np.uint8)
+
+
+def test_rgb_is_read_exactly_in_both_orders_of_its_planes():
+    tags = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}
+    pixelwise = dicom(COLORS, PlanarConfiguration=0, **tags)
+    planewise = dicom_set(COLORS, PlanarConfiguration=1, **tags)
+    planewise.PixelData = COLORS.transpose(2, 0, 1).tobytes()
+    for content in (pixelwise, save(planewise)):
+        np.testing.assert_array_equal(read(content).pixels, COLORS)
+
+
+def test_ybr_comes_as_rgb():
+    # PS3.3 C.7.6.3.1.2: Y, Cb, Cr of pure red are 76, 85, 255 (rounded up from 254.99).
+    ybr = np.array([[[76, 85, 255], [128, 128, 128]]], dtype=np.uint8)
+    tags = {"PhotometricInterpretation": "YBR_FULL", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    pixels = read(dicom(ybr, **tags)).pixels
+    np.testing.assert_allclose(pixels, [[[254, 0, 0], [128, 128, 128]]], atol=1)
+
+
+def test_deep_colour_is_scaled_by_its_bits_and_says_so():
+    colors = np.array([[[4095, 0, 2048]]], dtype=np.uint16)
+    tags = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    image = read(dicom(colors, BitsStored=12, **tags))
+    assert image.pixels.tolist() == [[[255, 0, 128]]]
+    assert image.notes == ("12-bit colour scaled to 8 bit",)
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_palette_colour_is_looked_up(scale):
+    tables = {}
+    for color, entries in (("Red", [10, 20, 30]), ("Green", [40, 50, 60]), ("Blue", [0, 90, 255])):
+        tables[f"{color}PaletteColorLookupTableDescriptor"] = [3, 5, 16]
+        tables[f"{color}PaletteColorLookupTableData"] = (
+            np.array(entries, dtype="<u2") * scale
+        ).tobytes()
+    values = np.array([[0, 5, 6], [7, 8, 255]], dtype=np.uint8)
+    pixels = read(dicom(values, PhotometricInterpretation="PALETTE COLOR", **tables)).pixels
+    first, second, third = [10, 40, 0], [20, 50, 90], [30, 60, 255]
+    assert pixels.tolist() == [[first, first, second], [third, third, third]]
+
+
+FRAMES = np.stack([DEEP, DEEP[::-1], DEEP[:, ::-1]])
+
+
+def test_several_frames_are_refused_with_the_way_out():
+    assert refused(dicom(FRAMES, frames=3)) == (
+        "DICOM with 3 frames: set dicom_frames to split, or export them"
+    )
+
+
+def test_several_frames_are_split_in_order_by_setting():
+    content = dicom(FRAMES, frames=3, PatientID="A7", **window(1000, 2000))
+    images = read_file(content, dicom_frames="split")
+    assert [image.frame for image in images] == [1, 2, 3]
+    assert len({image.patient for image in images}) == 1
+    for image, values in zip(images, FRAMES, strict=True):
+        assert np.abs(image.pixels[:, :, 0] - linear(values, 1000, 2000)).max() <= 1
+
+
+def test_one_frame_counts_as_no_split():
+    assert [image.frame for image in read_file(dicom(DEEP), dicom_frames="split")] == [0]
+
+
+def test_window_of_a_frame_wins_over_the_one_of_all():
+    def group(center, width):
+        return item(FrameVOILUTSequence=[item(WindowCenter=center, WindowWidth=width)])
+
+    shared = item(
+        PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-100)],
+        FrameVOILUTSequence=[item(WindowCenter=500, WindowWidth=100)],
+    )
+    tags = {
+        "SharedFunctionalGroupsSequence": [shared],
+        "PerFrameFunctionalGroupsSequence": [group(200, 300), item(), group(1000, 2000)],
+    }
+    images = read_file(dicom(FRAMES, frames=3, **tags), dicom_frames="split")
+    windows = [(200, 300), (500, 100), (1000, 2000)]
+    for image, values, (center, width) in zip(images, FRAMES, windows, strict=True):
+        expected = linear(2.0 * values - 100, center, width)
+        assert np.abs(image.pixels[:, :, 0] - expected).max() <= 1
+
+
+def test_frames_that_are_too_many_together_are_refused_before_they_are_read():
+    content = dicom(DEEP, NumberOfFrames=1000, Rows=2000, Columns=2000)
+    assert refused(content, dicom_frames="split").startswith("1000 frames of 2000 x 2000 pixels")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(10_001, 1), (1, 10_001), (9_000, 9_000)])
+def test_absurd_size_is_refused_before_the_pixels(rows, columns):
+    said = refused(dicom(BYTES, Rows=rows, Columns=columns))
+    assert said.startswith(f"{columns} x {rows} pixels, more than 50 megapixels")
+
+
+def test_pixels_that_are_missing_are_told_apart():
+    data = dicom_set(BYTES)
+    del data.PixelData
+    assert refused(save(data)) == "DICOM without pixel data"
+    report = item(Modality="SR", SOPClassUID="1.2", SOPInstanceUID="1.3")
+    report.file_meta = data.file_meta
+    assert refused(save(report, data.file_meta.TransferSyntaxUID)) == (
+        "DICOM without an image (modality SR)"
+    )
+
+
+def test_pixels_cut_short_are_refused():
+    content = dicom(DEEP)
+    assert "damaged or cut short" in refused(content[:-1000])
+
+
+def test_run_length_coding_is_read_exactly():
+    data = dicom_set(DEEP, **window(1000, 2000))
+    data.compress(RLELossless)
+    assert np.abs(gray_of(save(data)) - linear(DEEP, 1000, 2000)).max() <= 1
+
+
+def coded(picture, file_format, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+SMOOTH = (2 * np.add.outer(np.arange(32), np.arange(48))).astype(np.uint8)
+
+
+def test_jpeg_inside_is_read_and_refused_where_it_is_damaged():
+    frame = coded(SMOOTH, "JPEG", quality=95)
+    assert (
+        np.abs(gray_of(compressed(SMOOTH, frame, JPEGBaseline8Bit)) - SMOOTH.astype(int)).max() <= 4
+    )
+    middle = len(frame) - 150
+    damaged = frame[:middle] + b"\xff\xd9" * 20 + frame[middle + 40 :]
+    assert "damaged" in refused(compressed(SMOOTH, damaged, JPEGBaseline8Bit))
+
+
+def test_colour_jpeg_inside_comes_as_rgb():
+    red = np.full((16, 16, 3), (250, 20, 20), dtype=np.uint8)
+    tags = {"PhotometricInterpretation": "YBR_FULL_422", "SamplesPerPixel": 3}
+    content = compressed(
+        red, coded(red, "JPEG", quality=95), JPEGBaseline8Bit, PlanarConfiguration=0, **tags
+    )
+    np.testing.assert_allclose(read(content).pixels[8, 8], [250, 20, 20], atol=4)
+
+
+def test_jpeg_2000_inside_is_read_exactly():
+    frame = coded(SMOOTH, "JPEG2000", no_jp2=True)
+    np.testing.assert_array_equal(gray_of(compressed(SMOOTH, frame, JPEG2000Lossless)), SMOOTH)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "syntax"), [("JPEG", JPEGBaseline8Bit), ("JPEG2000", JPEG2000Lossless)]
+)
+def test_frame_larger_than_the_tags_say_is_refused_before_decoding(file_format, syntax):
+    options = {"no_jp2": True} if file_format == "JPEG2000" else {}
+    frame = coded(SMOOTH, file_format, **options)
+    assert refused(compressed(SMOOTH[:8, :8], frame, syntax)) == (
+        "a frame of 48 x 32 pixels where the tags say 8 x 8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("syntax", "named"),
+    [(JPEGLSLossless, "JPEG-LS Lossless Image Compression"), (MPEG2MPML, "MPEG2 Main Profile")],
+)
+def test_compression_that_nothing_decodes_is_named(syntax, named, monkeypatch):
+    import pydicom.pixels
+
+    decoder = pydicom.pixels.get_decoder(JPEGLSLossless)
+    monkeypatch.setattr(decoder, "_available", {})  # whatever this machine has installed
+    assert f"DICOM compressed as {named}" in refused(compressed(SMOOTH, b"\0" * 64, syntax))
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_other_encodings_of_the_tags_are_read(syntax):
+    np.testing.assert_array_equal(gray_of(save(dicom_set(BYTES), syntax)), BYTES)
+
+
+def test_big_endian_is_read():
+    data = dicom_set(DEEP.astype(">u2"), **window(1000, 2000))
+    assert np.abs(gray_of(save(data, ExplicitVRBigEndian)) - linear(DEEP, 1000, 2000)).max() <= 1
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_old_file_without_preamble_is_read(implicit):
+    data = dicom_set(BYTES)
+    buffer = io.BytesIO()
+    del data.file_meta
+    data.save_as(buffer, implicit_vr=implicit, little_endian=True)
+    np.testing.assert_array_equal(gray_of(buffer.getvalue()), BYTES)
+
+
+def test_file_that_inflates_without_end_is_refused():
+    content = save(dicom_set(BYTES), DeflatedExplicitVRLittleEndian)
+    plain = save(dicom_set(BYTES))
+    start = 144 + int.from_bytes(content[140:144], "little")
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = packer.compress(plain[144 + int.from_bytes(plain[140:144], "little") :])
+    body += packer.flush(zlib.Z_FULL_FLUSH)
+    # After a full flush nothing refers back, so the same bytes inflate again and again.
+    zeros = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    bomb = content[:start] + body + 420 * zeros + packer.flush()
+    assert len(bomb) < 1_000_000
+    assert refused(bomb) == "inflates to more than 400 MB"
+
+
+def test_patient_is_a_hash_and_never_the_number():
+    image = read(dicom(BYTES, PatientID="MRN-0815 ", PatientName="Doe^Jane"))
+    assert image.patient == "patient-" + hashlib.sha256(b"MRN-0815").hexdigest()[:12]
+    assert not any("0815" in note or "Doe" in note for note in image.notes)
+    assert read(dicom(BYTES)).patient == ""
+    assert read(dicom(BYTES, PatientID="")).patient == ""
+
+
+def test_writing_in_the_picture_is_told_where_the_tags_tell_it():
+    notes = read(dicom(BYTES, BurnedInAnnotation="YES")).notes
+    assert notes == ("says that it has patient data written into the picture",)
+
+
+@pytest.mark.parametrize("interpretation", ["CMYK", "HSV", ""])
+def test_strange_colours_are_refused_by_name(interpretation):
+    said = refused(dicom(BYTES, PhotometricInterpretation=interpretation))
+    assert said.startswith(
+        f"photometric interpretation {interpretation or 'missing'} with 1 sample"
+    )
+
+
+WITHOUT_PYDICOM = """
+import sys
+sys.modules["pydicom"] = None
+from sightline.data.images import ImageError, read_file
+try:
+    read_file(sys.stdin.buffer.read(), "scan.dcm")
+except ImageError as error:
+    print(error)
+"""
+
+
+def test_without_pydicom_the_file_is_refused_with_what_to_install():
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PYDICOM], input=dicom(BYTES), capture_output=True, check=True
+    )
+    assert (
+        ran.stdout.decode().strip() == "DICOM, which needs pydicom: pip install 'sightline[dicom]'"
+    )
+
+
+def test_pydicom_is_loaded_only_for_a_dicom_file():
+    code = (
+        "import io, sys, PIL.Image; from sightline.data.images import read_file\n"
+        "b = io.BytesIO(); PIL.Image.new('L', (2, 2)).save(b, 'PNG'); read_file(b.getvalue())\n"
+        "print('pydicom' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert ran.stdout.strip() == "False"
