@@ -75,7 +75,7 @@ def test_batches_hold_the_same_images_for_any_number_of_ranks(world_size):
     parts = [
         pairs(order.batches(2, lanes=range(rank, 8, world_size))) for rank in range(world_size)
     ]
-    assert [sorted(sum(batch, [])) for batch in zip(*parts, strict=True)] == whole
+    assert [sorted(itertools.chain(*batch)) for batch in zip(*parts, strict=True)] == whole
     assert {len(batch) for part in parts for batch in part} == {16 // world_size}
 
 
