@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -64,6 +64,9 @@ class PrepareConfig(StepConfig):
     boxes_short_side_px: int = Field(default=640, ge=32, le=10_000)
     """Longest short side, in pixels, at which images with boxes are stored; choose it no smaller
     than the detector's input."""
+    dicom_frames: Literal["refuse", "split"] = "refuse"
+    """What becomes of a DICOM file with several frames: it is rejected, or each frame is an image
+    of its own in the file's group; files with boxes are always rejected."""
     max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
     """Share of a folder's images that may be rejected before the step fails."""
     max_box_overhang: float = Field(default=0.02, ge=0, le=1)

@@ -2,92 +2,96 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data import SPLITS, derived_seed
-from sightline.prepare.folders import Findings
-from sightline.prepare.intake import ReadImage
+from sightline.prepare.catalogue import Catalogue
+from sightline.prepare.leak import Leak, measure_leak
+from sightline.prepare.near_copies import NearCopies, find_near_copies
 
-NEAR_CORRELATION = 0.99
-MAX_COMPARED_IMAGES = 50_000
-_MAX_NEIGHBOUR_IMAGES = 20_000
-_BLOCK = 1024
+Number = TypeVar("Number", bound=np.generic)
+
 _SHOWN = 20
+_SPLIT_OF = "CASE {} WHEN 2 THEN 'test' WHEN 1 THEN 'val' ELSE 'train' END"
+
+# The pictures whose pixels are there more than once, the one that decides first: it is the most
+# held out of its set, and the first of those.
+_HELD = """
+CREATE TABLE held AS SELECT id, kind, pixels, name, split, held_out FROM (
+    SELECT *, ROW_NUMBER() OVER (
+        PARTITION BY kind, pixels ORDER BY held_out DESC, file, frame
+    ) AS place
+    FROM pictures WHERE rejected IS NULL AND pixels IN (
+        SELECT pixels FROM pictures WHERE rejected IS NULL GROUP BY pixels HAVING COUNT(*) > 1
+    )
+) WHERE place = 1
+"""
+_PAIRS = """
+CREATE TABLE pairs AS
+SELECT p.kind || '/' || p.name || ' (' || p.split || ')' AS copy,
+    h.kind || '/' || h.name || ' (' || h.split || ')' AS held,
+    p.id, p.kind = 'images' AS is_pretraining, p.group_name, h.held_out
+FROM pictures AS p JOIN held AS h ON h.pixels = p.pixels
+WHERE p.rejected IS NULL AND h.held_out > p.held_out AND (p.kind = 'images' OR h.kind = p.kind)
+ORDER BY is_pretraining, p.file, p.frame,
+    CASE h.kind WHEN 'images' THEN 0 WHEN 'labels' THEN 1 ELSE 2 END
+"""
 
 
 @dataclass(frozen=True)
-class PlacedImage:
-    """An image that was read, with its group and its split."""
-
-    read: ReadImage
-    group: str
-    split: str
-
-    @property
-    def kind(self) -> str:
-        """The set it belongs to: `images`, `labels` or `boxes`."""
-        return self.read.found.kind
-
-    @property
-    def key(self) -> str:
-        """Its path below the folder of its set."""
-        return self.read.found.key
-
-
-@dataclass(frozen=True)
-class NearCopies:
-    """How many pairs in different splits look the same, and the first of them."""
-
-    count: int
-    examples: tuple[tuple[str, str], ...]
-
-
-@dataclass
 class Duplicates:
-    """What was found; a pair names the copy in the later split, then the one that is held out."""
+    """What was found; a pair names the copy in the earlier split, then the one that is held out."""
 
-    same_split: int = 0
-    across_splits: list[tuple[str, str]] = field(default_factory=list)
-    near: NearCopies | None = None
-    moved_groups: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, object]:
-        """Return the counts and the first pairs for `metrics.json`."""
-        return {
-            "exact_same_split": self.same_split,
-            "exact_across_splits": len(self.across_splits),
-            "near_across_splits": None if self.near is None else self.near.count,
-            "groups_moved_out_of_pretraining": len(self.moved_groups),
-            "examples_exact": [list(pair) for pair in self.across_splits[:_SHOWN]],
-            "examples_near": [list(pair) for pair in self.near.examples] if self.near else [],
-        }
+    same_split: int
+    across_splits: int
+    examples: tuple[tuple[str, str], ...]
+    moved_groups: int
 
 
-def reject_two_classes(images: Sequence[ReadImage], labels: Findings) -> list[ReadImage]:
+@dataclass(frozen=True)
+class NamedCopies:
+    """Near copies; `ids` and `names` of the pictures belong to their examples."""
+
+    copies: NearCopies
+    ids: list[tuple[int, int]]
+    names: list[tuple[str, str]]
+
+
+def reject_two_classes(catalogue: Catalogue) -> None:
     """Leave out labelled images whose very pixels also carry another class; nobody knows which."""
-    classes: dict[str, dict[str, str]] = defaultdict(dict)
-    for image in images:
-        if image.found.label is not None:
-            classes[image.pixels_sha256].setdefault(image.found.label, image.found.key)
-    kept = []
-    for image in images:
-        other = {
-            c: key for c, key in classes[image.pixels_sha256].items() if c != image.found.label
-        }
-        if image.found.label is not None and other:
-            class_name, key = next(iter(other.items()))
-            labels.rejected[image.found.key] = f"has the very pixels of {key}, class {class_name}"
-        else:
-            kept.append(image)
-    return kept
+    catalogue.execute("CREATE INDEX pictures_by_pixels ON pictures (pixels, kind)")
+    catalogue.execute(
+        """
+        CREATE TABLE two_classes AS SELECT id, (
+            SELECT other.name || ', class ' || other.label FROM pictures AS other
+            WHERE other.kind = 'labels' AND other.pixels = pictures.pixels
+                AND other.label <> pictures.label
+            ORDER BY other.file, other.frame LIMIT 1
+        ) AS other
+        FROM pictures WHERE kind = 'labels' AND pixels IN (
+            SELECT pixels FROM pictures WHERE kind = 'labels'
+            GROUP BY pixels HAVING COUNT(DISTINCT label) > 1
+        )
+        """
+    )
+    catalogue.execute(
+        "UPDATE pictures SET rejected = 'has the very pixels of ' || other "
+        "FROM two_classes WHERE two_classes.id = pictures.id"
+    )
 
 
-def protect_held_out(images: Sequence[PlacedImage], found: Duplicates) -> list[PlacedImage]:
+def place_pictures(catalogue: Catalogue) -> None:
+    """Give every picture the group of its file, and the split of the group."""
+    catalogue.execute(
+        "UPDATE pictures SET group_id = groups.id, group_name = groups.name, split = groups.split "
+        "FROM files JOIN groups ON groups.name = files.group_name WHERE files.id = pictures.file"
+    )
+
+
+def protect_held_out(catalogue: Catalogue) -> Duplicates:
     """Keep every picture of a held-out split out of training, whatever name it comes by.
 
     In the labelled set and in the boxes set, a picture that is in two splits stays in test, else
@@ -95,119 +99,81 @@ def protect_held_out(images: Sequence[PlacedImage], found: Duplicates) -> list[P
     to that split. The labelled set and the boxes leave each other alone: classifier and detector
     are each tested on their own test split, and share nothing but what is pretrained.
     """
-    held: dict[tuple[str, str], PlacedImage] = {}
-    for image in sorted(images, key=_strictness):
-        held.setdefault((image.kind, image.read.pixels_sha256), image)
-    kept = []
-    seen = set()
-    for image in images:
-        first = held[image.kind, image.read.pixels_sha256]
-        if image.split == first.split:
-            found.same_split += (image.kind, image.read.pixels_sha256) in seen
-            seen.add((image.kind, image.read.pixels_sha256))
-        elif image.kind != "images":
-            found.across_splits.append((_name(image), _name(first)))
-            continue
-        kept.append(image)
-    moved: dict[str, str] = {}
-    for image in kept:
-        for kind in ("images", "labels", "boxes"):
-            other = held.get((kind, image.read.pixels_sha256))
-            if image.kind == "images" and other and _strictness(other) < _strictness(image):
-                found.across_splits.append((_name(image), _name(other)))
-                moved[image.group] = min(moved.get(image.group, "train"), other.split, key=_rank)
-    found.moved_groups = sorted(moved)
-    return [
-        PlacedImage(i.read, i.group, min(i.split, moved[i.group], key=_rank))
-        if i.kind == "images" and i.group in moved
-        else i
-        for i in kept
-    ]
+    catalogue.execute(_HELD)
+    catalogue.execute("CREATE INDEX held_by_pixels ON held (pixels)")
+    same_split = catalogue.value(
+        "SELECT COUNT(*) - COUNT(DISTINCT held.id) FROM pictures JOIN held USING (pixels, kind) "
+        "WHERE rejected IS NULL AND pictures.split = held.split"
+    )
+    catalogue.execute(_PAIRS)
+    catalogue.execute(
+        "UPDATE pictures SET is_copy = TRUE "
+        "WHERE id IN (SELECT id FROM pairs WHERE NOT is_pretraining)"
+    )
+    catalogue.execute(
+        "CREATE TABLE moved AS SELECT group_name, MAX(held_out) AS held_out FROM pairs "
+        "WHERE is_pretraining GROUP BY group_name"
+    )
+    catalogue.execute(
+        f"UPDATE pictures SET split = {_SPLIT_OF.format('moved.held_out')} FROM moved "
+        "WHERE kind = 'images' AND moved.group_name = pictures.group_name "
+        "AND moved.held_out > pictures.held_out"
+    )
+    examples = catalogue.rows(f"SELECT copy, held FROM pairs ORDER BY rowid LIMIT {_SHOWN}")
+    return Duplicates(
+        same_split=same_split,
+        across_splits=catalogue.value("SELECT COUNT(*) FROM pairs"),
+        examples=tuple((copy, held) for copy, held in examples),
+        moved_groups=catalogue.value("SELECT COUNT(*) FROM moved"),
+    )
 
 
-def find_near_copies(images: Sequence[PlacedImage]) -> NearCopies | None:
-    """Count pairs of different groups in different splits that look the same.
+def choose_for_pretraining(catalogue: Catalogue) -> None:
+    """Mark the unlabelled images; without any, one copy of every picture of the other sets.
 
-    Near: the correlation of their 32 x 32 gray thumbnails is above 0.99. None: too many images
-    to compare each with each.
+    Of several copies it is one in the most held-out split.
     """
-    if len(images) > MAX_COMPARED_IMAGES:
-        return None
-    vectors = _unit_vectors(images)
-    hashes = np.array([image.read.pixels_sha256 for image in images])
-    groups = np.array([image.group for image in images])
-    ranks = np.array([_rank(image.split) for image in images])
-    count = 0
-    pairs: list[tuple[str, str]] = []
-    held_out = np.flatnonzero(ranks < _rank("train"))
-    for start in range(0, len(held_out), _BLOCK):
-        rows = held_out[start : start + _BLOCK]
-        near = vectors[rows] @ vectors.T > NEAR_CORRELATION
-        near &= ranks[rows][:, None] < ranks[None, :]
-        near &= groups[rows][:, None] != groups[None, :]
-        near &= hashes[rows][:, None] != hashes[None, :]
-        count += int(near.sum())
-        if len(pairs) < _SHOWN:
-            found = np.argwhere(near)[: _SHOWN - len(pairs)]
-            pairs += [(_name(images[column]), _name(images[rows[row]])) for row, column in found]
-    return NearCopies(count, tuple(pairs))
+    own = "UPDATE pictures SET is_pretrained_on = TRUE WHERE kind = 'images' AND is_kept"
+    if not catalogue.execute(own):
+        catalogue.execute(
+            "UPDATE pictures SET is_pretrained_on = TRUE WHERE id IN (SELECT id FROM (SELECT id, "
+            "ROW_NUMBER() OVER (PARTITION BY pixels ORDER BY held_out DESC, file, frame) AS place "
+            "FROM pictures WHERE is_kept) WHERE place = 1)"
+        )
 
 
-def measure_leak(images: Sequence[PlacedImage], seed: int) -> dict[str, float] | None:
-    """Return the accuracy of the nearest thumbnail with a random split and with this one.
-
-    A random split that is much better than the split by group shows what it would have leaked.
-    None: too many images, or too few, to measure.
-    """
-    labelled = [image for image in images if image.kind == "labels"]
-    is_test = np.array([image.split == "test" for image in labelled], dtype=bool)
-    if not 0 < is_test.sum() < len(labelled) or len(labelled) > _MAX_NEIGHBOUR_IMAGES:
-        return None
-    vectors = _unit_vectors(labelled)
-    labels = np.array([image.read.found.label for image in labelled])
-    shuffled = np.random.default_rng(derived_seed("leak", seed)).permutation(is_test)
-    return {
-        "random_split": _nearest_accuracy(vectors, labels, shuffled),
-        "this_split": _nearest_accuracy(vectors, labels, is_test),
-    }
+def compare_thumbnails(catalogue: Catalogue) -> NamedCopies:
+    """Find pairs that look the same in different groups and splits, and name the first of them."""
+    catalogue.define("hash_of", 1, lambda pixels: int.from_bytes(pixels[:8], signed=True))
+    ids = _column(catalogue, "id", "is_kept", np.int64)
+    copies = find_near_copies(
+        catalogue.thumbnails_of("is_kept"),
+        groups=_column(catalogue, "group_id", "is_kept", np.int64),
+        ranks=_column(catalogue, "held_out", "is_kept", np.int8),
+        hashes=_column(catalogue, "hash_of(pixels)", "is_kept", np.int64),
+    )
+    pairs = [(int(ids[pair.row]), int(ids[pair.held_out_row])) for pair in copies.examples]
+    query = "SELECT kind || '/' || name || ' (' || split || ')' FROM pictures WHERE id = ?"
+    names = [(catalogue.value(query, (i,)), catalogue.value(query, (j,))) for i, j in pairs]
+    return NamedCopies(copies, pairs, names)
 
 
-def _nearest_accuracy(
-    vectors: NDArray[np.float32], labels: NDArray[np.str_], is_test: NDArray[np.bool_]
-) -> float:
-    known, asked = vectors[~is_test], np.flatnonzero(is_test)
-    hits = 0
-    for start in range(0, len(asked), _BLOCK):
-        rows = asked[start : start + _BLOCK]
-        nearest = np.argmax(vectors[rows] @ known.T, axis=1)
-        hits += int((labels[~is_test][nearest] == labels[rows]).sum())
-    return hits / len(asked)
+def compare_splits(catalogue: Catalogue, seed: int) -> Leak | None:
+    """Say how well the nearest thumbnail guesses with a random split, and with this one."""
+    labelled = "kind = 'labels' AND is_kept"
+    names = catalogue.values(f"SELECT DISTINCT label FROM pictures WHERE {labelled}")
+    catalogue.define("class_index", 1, {name: i for i, name in enumerate(names)}.get)
+    return measure_leak(
+        catalogue.thumbnails_of(labelled),
+        labels=_column(catalogue, "class_index(label)", labelled, np.int32),
+        is_test=_column(catalogue, "held_out = 2", labelled, np.bool_),
+        groups=_column(catalogue, "group_id", labelled, np.int64),
+        seed=seed,
+    )
 
 
-def _unit_vectors(images: Sequence[PlacedImage]) -> NDArray[np.float32]:
-    vectors = np.stack([image.read.thumbnail.ravel() for image in images])
-    vectors = vectors - vectors.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # A blank picture has no direction: it is near to nothing.
-    return np.where(lengths > 1e-3, vectors / np.maximum(lengths, 1e-3), 0).astype(np.float32)
-
-
-def _rank(split: str) -> int:
-    return len(SPLITS) - 1 - SPLITS.index(split)
-
-
-def _strictness(image: PlacedImage) -> int:
-    return _rank(image.split)
-
-
-def _name(image: PlacedImage) -> str:
-    return f"{image.kind}/{image.key} ({image.split})"
-
-
-def union_for_pretraining(images: Sequence[PlacedImage]) -> list[PlacedImage]:
-    """Return one copy of every picture of the other sets, in its strictest split."""
-    first: dict[str, PlacedImage] = {}
-    for image in sorted(images, key=_strictness):
-        first.setdefault(image.read.pixels_sha256, image)
-    chosen = set(map(id, first.values()))
-    return [image for image in images if id(image) in chosen]
+def _column(
+    catalogue: Catalogue, column: str, condition: str, kind: type[Number]
+) -> NDArray[Number]:
+    rows = catalogue.rows(f"SELECT {column} FROM pictures WHERE {condition} ORDER BY id")
+    return np.fromiter((value for (value,) in rows), dtype=kind)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sightline.data import open_dataset
-from sightline.prepare.duplicates import Duplicates, PlacedImage, measure_leak
+from sightline.prepare.catalogue import KINDS, Catalogue
+from sightline.prepare.duplicates import Duplicates, NamedCopies
 from sightline.prepare.folders import Findings
+from sightline.prepare.leak import Leak
+from sightline.prepare.packing import count_members
 from sightline.prepare.splits import Grouping
 
 _SHOWN_IGNORED = 50
@@ -17,58 +19,77 @@ _SHOWN_IGNORED = 50
 
 def describe_result(
     found: Sequence[Findings],
+    catalogue: Catalogue,
     grouping: Grouping,
-    images: Sequence[PlacedImage],
     duplicates: Duplicates,
+    near: NamedCopies,
+    leak: Leak | None,
     datasets: Mapping[str, str],
-    seed: int,
 ) -> dict[str, Any]:
     """Return the metrics of a finished preparation; `datasets` are the versions' addresses."""
     return {
         "datasets": dict(datasets),
-        "counts": {
-            kind: open_dataset(uri).manifest["counts"] for kind, uri in datasets.items() if uri
-        },
+        "counts": {kind: count_members(kind, catalogue) for kind, uri in datasets.items() if uri},
         "classes": {f.kind: list(f.classes) for f in found if f.classes},
-        "groups": describe_groups(grouping, images),
-        "duplicates": duplicates.to_json(),
-        "pixel_nearest_neighbour": measure_leak(images, seed),
-        "adjusted": count_adjusted(images),
+        "groups": describe_groups(grouping, catalogue),
+        "duplicates": {
+            "exact_same_split": duplicates.same_split,
+            "exact_across_splits": duplicates.across_splits,
+            "near_across_splits": near.copies.count,
+            "near_images": near.copies.images,
+            "near_complete": near.copies.complete,
+            "groups_moved_out_of_pretraining": duplicates.moved_groups,
+            "examples_exact": [list(pair) for pair in duplicates.examples],
+            "examples_near": [list(pair) for pair in near.names],
+        },
+        "pixel_nearest_neighbour": leak.to_json() if leak else None,
+        "adjusted": count_adjusted(catalogue),
         "rejected": [
-            {"set": findings.kind, "name": name, "reason": reason}
-            for findings in found
-            for name, reason in findings.rejected.items()
+            {"set": kind, "name": name, "reason": reason}
+            for kind in KINDS
+            for name, reason in catalogue.rows(
+                "SELECT name, reason FROM rejected WHERE kind = ? ORDER BY stage, file", (kind,)
+            )
         ],
         "ignored": list_ignored(found),
         "warnings": [warning for findings in found for warning in findings.warnings],
     }
 
 
-def describe_groups(grouping: Grouping, images: Sequence[PlacedImage]) -> dict[str, Any]:
+def describe_groups(grouping: Grouping, catalogue: Catalogue) -> dict[str, Any]:
     """Say where groups came from, of how many images they are known, and how many there are."""
+    torn = (
+        "SELECT COUNT(*) FROM (SELECT 1 FROM pictures WHERE is_kept GROUP BY kind, group_id "
+        "HAVING COUNT(DISTINCT split) > 1)"
+    )
     return {
         "source": grouping.source,
         "known": grouping.known,
-        "images": len(grouping.groups),
-        "count": len({image.group for image in images}),
+        "images": grouping.files,
+        "count": catalogue.value("SELECT COUNT(DISTINCT group_id) FROM pictures WHERE is_kept"),
+        "in_several_splits": catalogue.value(torn),
     }
 
 
 def list_ignored(found: Sequence[Findings]) -> dict[str, Any]:
     """Count the files that were not read because they are no images, and name the first."""
-    names = [f"{findings.kind}/{name}" for findings in found for name in findings.ignored]
-    return {"count": len(names), "examples": names[:_SHOWN_IGNORED]}
+    names = [f"{findings.kind}/{name}" for findings in found for name in findings.first_ignored]
+    return {
+        "count": sum(findings.ignored for findings in found),
+        "examples": names[:_SHOWN_IGNORED],
+    }
 
 
-def count_adjusted(images: Sequence[PlacedImage]) -> list[dict[str, Any]]:
+def count_adjusted(catalogue: Catalogue) -> list[dict[str, Any]]:
     """Count the images that were read with a change, such as a rotation, by kind of change."""
-    changed: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        for note in image.read.notes:
+    changed: dict[str, dict[str, Any]] = {}
+    for kind, name, notes in catalogue.rows(
+        "SELECT kind, name, notes FROM pictures WHERE is_kept AND notes NOT NULL "
+        "ORDER BY file, frame"
+    ):
+        for note in json.loads(notes):
             # The values of a window and the count of pixels differ from image to image.
             change = re.sub(r"^\d+ pixels? ", "pixels ", note.split(", values")[0])
-            changed[change].append(f"{image.kind}/{image.key}: {note}")
-    return [
-        {"change": change, "images": len(names), "example": names[0]}
-        for change, names in sorted(changed.items())
-    ]
+            entry = {"change": change, "images": 0, "example": f"{kind}/{name}: {note}"}
+            changed.setdefault(change, entry)["images"] += 1
+    return [changed[change] for change in sorted(changed)]

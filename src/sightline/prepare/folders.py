@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sightline.config import UserError
-from sightline.data import Box
-from sightline.storage import open_storage
+from sightline.prepare.catalogue import Catalogue, ListedFile, Stage
+from sightline.storage import Entry, open_storage
 from sightline.storage.local import LocalStorage
 from sightline.telemetry import count
 
@@ -24,65 +25,60 @@ SPLIT_NAMES = {
 }
 _IMAGE_SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp"),
+    *(".dcm", ".dicom", ".ima"),
     # Not read, but a user must see that they were left out.
-    *(".pgm", ".ppm", ".pnm", ".dcm", ".dicom", ".nii", ".heic", ".avif", ".jp2"),
+    *(".pgm", ".ppm", ".pnm", ".nii", ".heic", ".avif", ".jp2"),
 }
 # What the layout itself consists of, and what trainings leave in it.
 _YOLO_SUFFIXES = {".txt", ".yaml", ".yml", ".cache"}
-
-
-@dataclass(frozen=True)
-class FoundImage:
-    """An image file before it is read: where it lies and what its folders and labels say.
-
-    `own_name` is its path without the folders that only sort (`images/`, `train/`): a table may
-    name it so.
-    """
-
-    kind: str
-    key: str
-    own_name: str
-    folder_split: str | None = None
-    label: str | None = None
-    boxes: tuple[Box, ...] | None = None
+_SHOWN_IGNORED = 50
 
 
 @dataclass
 class Findings:
-    """What one folder holds: images, those refused with reasons, and what a user must know.
+    """What one folder holds besides the files in the catalogue, and what a user must know.
 
-    `ignored` names the files that are no images, and no part of the layout either.
+    `ignored` counts the files that are no images, and no part of the layout either;
+    `first_ignored` names the first of them.
     """
 
     kind: str
     uri: str
-    images: list[FoundImage] = field(default_factory=list)
     classes: tuple[str, ...] = ()
-    rejected: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
+    ignored: int = 0
+    first_ignored: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    @property
-    def files(self) -> int:
-        """How many image files were found, the rejected ones included."""
-        return len({*self.rejected, *(image.key for image in self.images)})
+    def ignore(self, name: str) -> None:
+        """Count a file that is left alone."""
+        self.ignored += 1
+        if len(self.first_ignored) < _SHOWN_IGNORED:
+            self.first_ignored.append(name)
 
 
-def find_images(uri: str) -> Findings:
-    """Return every image below a folder, whatever its tree.
+def count_files(catalogue: Catalogue, kind: str) -> int:
+    """Return how many image files a folder holds, the rejected ones included."""
+    return int(catalogue.value("SELECT COUNT(*) FROM files WHERE kind = ?", (kind,)))
+
+
+def find_images(uri: str, catalogue: Catalogue) -> Findings:
+    """Add every image below a folder, whatever its tree.
 
     Raises:
         UserError: If there is none.
     """
     findings = Findings("images", uri)
-    for key in list_image_keys(findings):
-        split, own_name = _take_split(key)
-        findings.images.append(FoundImage("images", key, own_name, split))
+
+    def describe(entry: Entry) -> ListedFile:
+        split, own_name = _take_split(entry.key)
+        return ListedFile("images", entry.key, entry.size_bytes, own_name, split)
+
+    list_image_files(findings, catalogue, describe)
     return findings
 
 
-def find_class_folders(uri: str) -> Findings:
-    """Return the images of class folders; the folder below the split is the class.
+def find_class_folders(uri: str, catalogue: Catalogue) -> Findings:
+    """Add the images of class folders; the folder below the split is the class.
 
     Raises:
         UserError: If there are no images, no class folders or only one, or some images lie in
@@ -90,59 +86,93 @@ def find_class_folders(uri: str) -> Findings:
     """
     findings = Findings("labels", uri)
     below_class = 0
-    for key in list_image_keys(findings):
-        split, own_name = _take_split(key)
-        parts = own_name.split("/")
-        if len(parts) == 1:
-            findings.rejected[key] = "lies in no class folder"
-            continue
-        below_class += len(parts) > 2
-        findings.images.append(FoundImage("labels", key, own_name, split, label=parts[0]))
-    _check_class_folders(findings)
+
+    def describe(entry: Entry) -> ListedFile:
+        nonlocal below_class
+        split, own_name = _take_split(entry.key)
+        class_name, *below = own_name.split("/")
+        if not below:
+            return reject(findings, entry.key, Stage.LAYOUT, "lies in no class folder")
+        below_class += len(below) > 1
+        return ListedFile("labels", entry.key, entry.size_bytes, own_name, split, class_name)
+
+    list_image_files(findings, catalogue, describe)
+    findings.classes = tuple(
+        catalogue.values(
+            "SELECT DISTINCT label FROM files WHERE kind = 'labels' AND label IS NOT NULL "
+            "ORDER BY label"
+        )
+    )
+    _check_class_folders(findings, catalogue)
     if below_class:
         lie = "lies" if below_class == 1 else "lie"
         findings.warnings.append(
             f"{count(below_class, 'labelled image')} {lie} in folders below the class folder; the "
             "class is the folder right below the data set (or its split)"
         )
-    findings.classes = tuple(sorted({str(image.label) for image in findings.images}))
     return findings
 
 
-def list_image_keys(findings: Findings) -> list[str]:
-    """Return the keys of a folder's image files, and say which other files were left alone.
+def reject(findings: Findings, key: str, stage: Stage, reason: str) -> ListedFile:
+    """Return a file that is listed only to be told as rejected."""
+    return ListedFile(findings.kind, key, stage=stage, rejected=reason)
+
+
+def list_image_files(
+    findings: Findings,
+    catalogue: Catalogue,
+    describe: Callable[[Entry], ListedFile],
+    see_other: Callable[[Entry], None] = lambda _: None,
+) -> None:
+    """Add a folder's image files, and say which other files were left alone.
+
+    Args:
+        findings: The folder; what must be told is added.
+        catalogue: Where the files go, as they are listed.
+        describe: Says what an image file's path tells.
+        see_other: Called for each file that is no image by its name.
 
     Raises:
         UserError: If there is no image file.
     """
-    keys, others = [], Counter[str]()
-    for lost in _find_lost_links(findings.uri):
-        if _is_hidden(PurePosixPath(lost)):
-            continue
-        if PurePosixPath(lost).suffix.lower() in _IMAGE_SUFFIXES:
-            findings.rejected[_shown(lost)] = "a link to a file that is not there"
-        else:
-            findings.ignored.append(f"{_shown(lost)} (a link to a file that is not there)")
-    for entry in open_storage(findings.uri).list():
-        path = PurePosixPath(entry.key)
-        if _is_hidden(path):
-            continue
-        if not _is_utf8(entry.key):
-            findings.rejected[_shown(entry.key)] = "its name is not valid UTF-8: rename it"
-        elif path.suffix.lower() in _IMAGE_SUFFIXES:
-            keys.append(entry.key)
-        else:
-            others[path.suffix.lower() or "no suffix"] += 1
-            if findings.kind != "boxes" or path.suffix.lower() not in _YOLO_SUFFIXES:
-                findings.ignored.append(entry.key)
-    if not keys:
-        raise UserError(_explain_no_images(findings, others))
+    others = Counter[str]()
+    images = 0
+
+    def walk() -> Iterator[ListedFile]:
+        nonlocal images
+        for lost in _find_lost_links(findings.uri):
+            if _is_hidden(PurePosixPath(lost)):
+                continue
+            if PurePosixPath(lost).suffix.lower() in _IMAGE_SUFFIXES:
+                why = "a link to a file that is not there"
+                yield reject(findings, _shown(lost), Stage.LISTING, why)
+            else:
+                findings.ignore(f"{_shown(lost)} (a link to a file that is not there)")
+        for entry in open_storage(findings.uri).list():
+            path = PurePosixPath(entry.key)
+            suffix = path.suffix.lower()
+            if _is_hidden(path):
+                continue
+            if not _is_utf8(entry.key):
+                why = "its name is not valid UTF-8: rename it"
+                yield reject(findings, _shown(entry.key), Stage.LISTING, why)
+            elif suffix in _IMAGE_SUFFIXES:
+                images += 1
+                yield describe(entry)
+            else:
+                others[suffix or "no suffix"] += 1
+                if findings.kind != "boxes" or suffix not in _YOLO_SUFFIXES:
+                    findings.ignore(entry.key)
+                see_other(entry)
+
+    catalogue.add_files(walk())
+    if not images:
+        raise UserError(_explain_no_images(findings, catalogue, others))
     known = {".txt", ".yaml", ".yml", ".csv", ".md", ".json", ".cache"}
     strange = {suffix: files for suffix, files in others.items() if suffix not in known}
     if strange:
         listed = ", ".join(f"{files} x {suffix}" for suffix, files in sorted(strange.items()))
         findings.warnings.append(f"files that are no images were left alone: {listed}")
-    return keys
 
 
 def _find_lost_links(uri: str) -> list[str]:
@@ -166,10 +196,12 @@ def _shown(key: str) -> str:
     return key.encode("utf-8", "backslashreplace").decode()
 
 
-def _explain_no_images(findings: Findings, others: Counter[str]) -> str:
+def _explain_no_images(findings: Findings, catalogue: Catalogue, others: Counter[str]) -> str:
     start = f"{findings.kind}_uri {findings.uri} needs images, got "
-    if findings.rejected:
-        first, reason = next(iter(findings.rejected.items()))
+    rejected = catalogue.rows(
+        "SELECT key, rejected FROM files WHERE kind = ? ORDER BY id LIMIT 1", (findings.kind,)
+    )
+    for first, reason in rejected:
         return start + f"none that can be read, such as {first}: {reason}"
     if others:
         listed = ", ".join(f"{files} x {suffix}" for suffix, files in others.most_common(5))
@@ -183,22 +215,25 @@ def _take_split(key: str) -> tuple[str | None, str]:
     return (split, rest) if slash and split else (None, key)
 
 
-def _check_class_folders(findings: Findings) -> None:
-    uri, images = findings.uri, findings.images
-    if not images:
+def _check_class_folders(findings: Findings, catalogue: Catalogue) -> None:
+    uri, classes = findings.uri, findings.classes
+    if not classes:
         raise UserError(
             f"labels_uri {uri} needs class folders such as {uri}/glioma/x.png, got images without "
             "any: sort them into folders, or give the folder as images_uri"
         )
-    loose = sorted({image.key.split("/")[0] for image in images if image.folder_split is None})
-    if loose and len(loose) < len({image.key.split("/")[0] for image in images}):
+    in_class = "FROM files WHERE kind = 'labels' AND label IS NOT NULL"
+    loose = catalogue.values(
+        f"SELECT DISTINCT label {in_class} AND folder_split IS NULL ORDER BY 1"
+    )
+    if loose and catalogue.value(f"SELECT COUNT(folder_split) {in_class}"):
         raise UserError(
             f"labels_uri {uri} has split folders (train, val, test) and beside them "
             f"{', '.join(loose[:5])}: move every class folder into a split folder, or none"
         )
-    classes = sorted({str(image.label) for image in images})
     if len(classes) == 1:
-        inner = sorted({i.own_name.split("/")[1] for i in images if i.own_name.count("/") > 1})
+        names = catalogue.rows(f"SELECT own_name {in_class} AND own_name LIKE '%/%/%'")
+        inner = sorted({name.split("/")[1] for (name,) in names})
         hint = "give images of one kind only as images_uri"
         if len(inner) > 1:
             hint = (

@@ -1,113 +1,166 @@
-"""Reading, checking and packing every image, on all cores."""
+"""Reading, checking and packing every image, on all cores, as a stream."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.config import UserError
-from sightline.data.images import ImageError, check_image
-from sightline.prepare.folders import Findings, FoundImage
+from sightline.data import SPLITS
+from sightline.data.images import CheckedImage, ImageError, read_file
+from sightline.data.shards import Member, Shard, ShardWriter
+from sightline.prepare.catalogue import KINDS, THUMBNAIL_SIDE_PX, Catalogue, Stage
+from sightline.prepare.config import PrepareConfig
+from sightline.prepare.folders import Findings
+from sightline.prepare.window import map_in_window
 from sightline.storage import Storage, open_storage
 from sightline.telemetry import announce, format_duration, track
 
-THUMBNAIL_SIDE_PX = 32
-_TIMED_IMAGES = 24
+_TIMED_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class ReadImage:
-    """An image that was read right: its bytes as they will be stored, and what tells copies apart.
+class FileToRead:
+    """A file of the catalogue whose turn has come."""
 
-    `thumbnail` is gray, shape (32, 32), float32, 0..255; `pixels_sha256` covers size and pixels
-    before any scaling.
+    id: int
+    kind: str
+    key: str
+    label: str | None
+    split: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ReadPicture:
+    """A picture that was read right: its bytes as they will be stored, and what tells copies apart.
+
+    `pixels` is a hash of size and pixels before any scaling; `thumbnail` is gray, 32 x 32 bytes.
     """
 
-    found: FoundImage
     content: bytes
     suffix: str
     width: int
     height: int
-    pixels_sha256: str
-    thumbnail: NDArray[np.float32]
+    is_scaled: bool
+    pixels: bytes
+    thumbnail: bytes
     notes: tuple[str, ...]
+    frame: int
+    patient: str
 
 
 def read_all(
-    found: Sequence[Findings], short_side_px: dict[str, int], max_bad_fraction: float
-) -> list[ReadImage]:
-    """Read and check every image that was found; what cannot be read is added to `rejected`.
+    found: Iterable[Findings], catalogue: Catalogue, store_uri: str, config: PrepareConfig
+) -> dict[int, list[Shard]]:
+    """Read every file in its turn, store its pictures in shards, and note both in the catalogue.
 
-    Args:
-        found: The folders' findings; their `rejected` grow.
-        short_side_px: For each kind, the short side above which an image is scaled down.
-        max_bad_fraction: Share of a folder's images that may be rejected.
+    What cannot be read is rejected. Kinds and splits have shards of their own, as far as splits
+    are known before the images are read.
+
+    Returns:
+        The stored shards of each writer, in their order.
 
     Raises:
-        UserError: If more of a folder's images are rejected, with the reasons.
+        UserError: If more of a folder's images are rejected than the settings allow.
     """
-    jobs = [(findings, image) for findings in found for image in findings.images]
-    storages = {findings.kind: open_storage(findings.uri) for findings in found}
-    workers = os.cpu_count() or 1
-
-    def read(job: tuple[Findings, FoundImage]) -> ReadImage | ImageError:
-        _, image = job
-        try:
-            return _read(storages[image.kind], image, short_side_px[image.kind])
-        except ImageError as error:
-            return error
-
-    start = time.monotonic()
-    results = [read(job) for job in jobs[:_TIMED_IMAGES]]
-    if len(jobs) > len(results):
-        seconds = (time.monotonic() - start) / len(results) * (len(jobs) - len(results)) / workers
-        announce(
-            "prepare", f"reading {len(jobs)} images takes about {format_duration(seconds)} here"
-        )
-    with ThreadPoolExecutor(workers) as pool:
-        rest = pool.map(read, jobs[_TIMED_IMAGES:])
-        results += track(rest, "prepare: reading images", len(jobs) - len(results))
-    images = []
-    for (findings, image), result in zip(jobs, results, strict=True):
-        if isinstance(result, ImageError):
-            findings.rejected[image.key] = str(result)
-        else:
-            images.append(result)
-    for findings in found:
-        refuse_too_many_rejected(findings, max_bad_fraction)
-    return images
+    side = config.stored_short_side_px
+    reader = _Reader(
+        {findings.kind: open_storage(findings.uri) for findings in found},
+        {"images": side, "labels": side, "boxes": config.boxes_short_side_px},
+        config,
+    )
+    total = catalogue.value("SELECT COUNT(*) FROM files WHERE rejected IS NULL")
+    columns = "files.id, kind, key, label, groups.split, size_bytes"
+    files = (FileToRead(*row) for row in catalogue.files_by("turn", columns))
+    results = map_in_window(reader.read, files, reader.threads, lambda file: file.size_bytes)
+    with ExitStack() as stack:
+        size_bytes = config.shard_size_mib * 2**20
+        writers: dict[int, ShardWriter] = {}
+        for file, result in track(_estimate(results, total), "prepare: reading images", total):
+            if isinstance(result, ImageError):
+                catalogue.reject(file.id, Stage.READING, str(result))
+                continue
+            writer = len(SPLITS) * KINDS.index(file.kind) + SPLITS.index(file.split)
+            if writer not in writers:
+                writers[writer] = stack.enter_context(ShardWriter(store_uri, size_bytes))
+            for picture in result:
+                member = writers[writer].add(picture.content, picture.suffix)
+                _note(catalogue, file, picture, writer, member)
+        for findings in found:
+            refuse_too_many_rejected(findings, catalogue, config.max_bad_fraction)
+        return {number: writer.close() for number, writer in writers.items()}
 
 
-def refuse_too_many_rejected(findings: Findings, max_bad_fraction: float) -> None:
+def refuse_too_many_rejected(
+    findings: Findings, catalogue: Catalogue, max_bad_fraction: float
+) -> None:
     """Fail when a folder has more bad images than the settings allow.
 
     Raises:
         UserError: With the first reasons.
     """
-    bad, total = len(findings.rejected), findings.files
-    if bad > max_bad_fraction * total:
-        shown = "; ".join(f"{key}: {why}" for key, why in list(findings.rejected.items())[:10])
+    bad = catalogue.value("SELECT COUNT(*) FROM rejected WHERE kind = ?", (findings.kind,))
+    good = catalogue.value(
+        "SELECT COUNT(*) FROM pictures WHERE kind = ? AND rejected IS NULL", (findings.kind,)
+    )
+    if bad > max_bad_fraction * (bad + good):
+        first = catalogue.rows(
+            "SELECT name, reason FROM rejected WHERE kind = ? ORDER BY stage, file LIMIT 10",
+            (findings.kind,),
+        )
+        shown = "; ".join(f"{name}: {why}" for name, why in first)
         raise UserError(
-            f"{bad} of {total} images of {findings.kind}_uri {findings.uri} are rejected, more "
-            f"than max_bad_fraction {max_bad_fraction:g}: {shown}"
+            f"{bad} of {bad + good} images of {findings.kind}_uri {findings.uri} are rejected, "
+            f"more than max_bad_fraction {max_bad_fraction:g}: {shown}"
         )
 
 
-def _read(storage: Storage, image: FoundImage, short_side_px: int) -> ReadImage:
-    content = storage.read_bytes(image.key)
-    checked = check_image(content)
+class _Reader:
+    """Reads files in threads: many wait for a store, and as many as there are cores decode."""
+
+    def __init__(
+        self,
+        storages: Mapping[str, Storage],
+        short_side_px: Mapping[str, int],
+        config: PrepareConfig,
+    ) -> None:
+        self._storages = storages
+        self._short_side_px = short_side_px
+        self._dicom_frames = config.dicom_frames
+        cores = os.cpu_count() or 1
+        self.threads = max(cores, *(storage.parallel_requests for storage in storages.values()))
+        # A decoded picture may take 150 MB.
+        self._decoding = BoundedSemaphore(cores)
+
+    def read(self, file: FileToRead) -> tuple[FileToRead, list[ReadPicture] | ImageError]:
+        content = self._storages[file.kind].read_bytes(file.key)
+        # The boxes of a file are those of one picture.
+        frames = "refuse" if file.kind == "boxes" else self._dicom_frames
+        with self._decoding:
+            try:
+                images = read_file(content, file.key, dicom_frames=frames)
+            except ImageError as error:
+                return file, error
+            short_side_px = self._short_side_px[file.kind]
+            return file, [_pack(content, image, short_side_px) for image in images]
+
+
+def _pack(content: bytes, checked: CheckedImage, short_side_px: int) -> ReadPicture:
     pixels, suffix = checked.pixels, checked.suffix
     height, width = pixels.shape[:2]
-    digest = hashlib.sha256(f"{height} {width}".encode() + pixels.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{height} {width}".encode())
+    digest.update(pixels.data)
     picture = Image.fromarray(pixels)
     small = picture.convert("L").resize((THUMBNAIL_SIDE_PX,) * 2, Image.Resampling.BOX)
     scale = short_side_px / min(width, height)
@@ -116,15 +169,17 @@ def _read(storage: Storage, image: FoundImage, short_side_px: int) -> ReadImage:
             width, height = max(1, round(width * scale)), max(1, round(height * scale))
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         content, suffix = _encode(picture), "png"
-    return ReadImage(
-        found=image,
+    return ReadPicture(
         content=content,
         suffix=suffix,
         width=width,
         height=height,
-        pixels_sha256=digest,
-        thumbnail=np.asarray(small, dtype=np.float32),
+        is_scaled=scale < 1,
+        pixels=digest.digest(),
+        thumbnail=small.tobytes(),
         notes=checked.notes,
+        frame=checked.frame,
+        patient=checked.patient,
     )
 
 
@@ -135,3 +190,44 @@ def _encode(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _note(
+    catalogue: Catalogue, file: FileToRead, picture: ReadPicture, writer: int, member: Member
+) -> None:
+    values = {
+        "file": file.id,
+        "frame": picture.frame,
+        "kind": file.kind,
+        "name": f"{file.key}#{picture.frame}" if picture.frame else file.key,
+        "label": file.label,
+        "sha256": member.sha256,
+        "writer": writer,
+        "shard": member.shard,
+        "offset_bytes": member.offset_bytes,
+        "size_bytes": member.size_bytes,
+        "width": picture.width,
+        "height": picture.height,
+        "is_scaled": picture.is_scaled,
+        "pixels": picture.pixels,
+        "notes": json.dumps(picture.notes) if picture.notes else None,
+    }
+    catalogue.add_picture(values, picture.thumbnail)
+    if picture.patient:
+        catalogue.execute("UPDATE files SET patient = ? WHERE id = ?", (picture.patient, file.id))
+
+
+Result = tuple[FileToRead, list[ReadPicture] | ImageError]
+
+
+def _estimate(results: Iterator[Result], total: int) -> Iterator[Result]:
+    """Pass results on, and say once how long all of them take."""
+    start = time.monotonic()
+    is_told = False
+    for done, result in enumerate(results, start=1):
+        seconds = time.monotonic() - start
+        if not is_told and seconds > _TIMED_SECONDS:
+            is_told = True
+            left = format_duration(seconds / done * (total - done))
+            announce("prepare", f"reading {total} images takes about {left} here")
+        yield result

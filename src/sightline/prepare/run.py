@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from sightline.data import write_dataset
-from sightline.data.shards import PackedImage
+from sightline.prepare.catalogue import KINDS, Catalogue
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.data_report import write_report
 from sightline.prepare.duplicates import (
-    Duplicates,
-    PlacedImage,
-    find_near_copies,
+    choose_for_pretraining,
+    compare_splits,
+    compare_thumbnails,
+    place_pictures,
     protect_held_out,
     reject_two_classes,
-    union_for_pretraining,
 )
 from sightline.prepare.facts import describe_result
-from sightline.prepare.folders import Findings, find_class_folders, find_images
+from sightline.prepare.folders import Findings, count_files, find_class_folders, find_images
 from sightline.prepare.intake import read_all, refuse_too_many_rejected
+from sightline.prepare.packing import count_places, pack
+from sightline.prepare.shown import Showcase
 from sightline.prepare.splits import (
     Grouping,
     assign_splits,
-    group_images,
+    group_files,
     require_enough,
     require_every_split,
 )
 from sightline.prepare.table import match_rows, read_table
-from sightline.prepare.yolo_labels import find_boxes
+from sightline.prepare.yolo_labels import find_boxes, read_boxes
 from sightline.storage import new_artifacts, require_new
 from sightline.storage.artifacts import write_json
 from sightline.telemetry import announce, count
 
-KINDS = ("images", "labels", "boxes")
-
 
 def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
     """Turn the user's folders into immutable data set versions and a data report.
+
+    Images stream from the folders into shards; what is known of them waits in a scratch database.
+    Nobody sees a shard before a version names it, and a version appears whole.
 
     Returns:
         The versions' addresses under `datasets`, counts, duplicates, rejected files, warnings.
@@ -46,105 +50,83 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
         UserError: If the folders hold nothing to work with, or something that spoils a number.
     """
     require_new(uris.out_uri)
-    found = find_folders(uris, config)
-    grouping, splits, warnings = decide_splits(found, uris, config)
+    with (
+        tempfile.TemporaryDirectory(prefix="sightline-catalogue-") as scratch,
+        Catalogue(Path(scratch)) as catalogue,
+    ):
+        return _prepare(uris, config, catalogue)
+
+
+def _prepare(uris: PrepareUris, config: PrepareConfig, catalogue: Catalogue) -> dict[str, Any]:
+    found = find_folders(uris, config, catalogue)
+    told = []
+    if uris.table_uri:
+        read_table(uris.table_uri, catalogue)
+        told = match_rows(catalogue)
+    grouping = decide_splits(catalogue, config)
+    shards = read_all(found, catalogue, uris.store_uri, config)
+    if catalogue.value("SELECT COUNT(patient) FROM files"):
+        grouping = decide_splits(catalogue, config)
+    reject_two_classes(catalogue)
+    for findings in found:
+        refuse_too_many_rejected(findings, catalogue, config.max_bad_fraction)
+    place_pictures(catalogue)
+    duplicates = protect_held_out(catalogue)
+    choose_for_pretraining(catalogue)
+    classes = {findings.kind: findings.classes for findings in found}
+    check_sets(catalogue, classes.get("labels", ()), config)
+    near = compare_thumbnails(catalogue)
+    leak = compare_splits(catalogue, config.split_seed)
     side = config.stored_short_side_px
     sides = {"images": side, "labels": side, "boxes": config.boxes_short_side_px}
-    images = read_all(found, sides, config.max_bad_fraction)
-    for findings in found:
-        if findings.kind == "labels":
-            images = reject_two_classes(images, findings)
-            refuse_too_many_rejected(findings, config.max_bad_fraction)
-    placed = [
-        PlacedImage(image, grouping.of(image.found), splits[grouping.of(image.found)])
-        for image in images
-    ]
-    duplicates = Duplicates()
-    placed = protect_held_out(placed, duplicates)
-    duplicates.near = find_near_copies(placed)
-    sets = {kind: [image for image in placed if image.kind == kind] for kind in KINDS}
-    sets["images"] = sets["images"] or union_for_pretraining(placed)
-    classes = {findings.kind: findings.classes for findings in found}
-    check_sets(sets, classes, config)
-    announce("prepare", f"packing {count(sum(map(len, sets.values())), 'image')}")
-    datasets = {kind: pack(kind, sets[kind], classes, uris, config) for kind in KINDS}
-    metrics = describe_result(found, grouping, placed, duplicates, datasets, config.split_seed)
-    metrics["warnings"] = [*grouping.warnings, *warnings, *metrics["warnings"]]
+    datasets = {
+        kind: pack(kind, catalogue, shards, classes.get(kind, ()), uris.store_uri, sides[kind])
+        for kind in KINDS
+    }
+    metrics = describe_result(found, catalogue, grouping, duplicates, near, leak, datasets)
+    metrics["warnings"] = [*grouping.warnings, *told, *metrics["warnings"]]
+    showcase = Showcase(
+        catalogue, shards, uris.store_uri, config.split_seed, config.report_pictures
+    )
+    sets = [showcase.show_set(kind, classes.get(kind, ())) for kind in KINDS if datasets[kind]]
     with new_artifacts("prepare", uris, config, uris.out_uri) as folder:
         write_json(folder / "metrics.json", metrics)
-        write_report(folder / "data_report.html", metrics, sets, config)
+        write_report(folder / "data_report.html", metrics, sets, showcase.show_pairs(near), config)
     announce("prepare", f"the data report is {uris.out_uri}/data_report.html")
     return metrics
 
 
-def find_folders(uris: PrepareUris, config: PrepareConfig) -> list[Findings]:
+def find_folders(
+    uris: PrepareUris, config: PrepareConfig, catalogue: Catalogue
+) -> Sequence[Findings]:
     """Look through the folders that were given, before any image is read."""
     found = []
     if uris.images_uri:
-        found.append(find_images(uris.images_uri))
+        found.append(find_images(uris.images_uri, catalogue))
     if uris.labels_uri:
-        found.append(find_class_folders(uris.labels_uri))
+        found.append(find_class_folders(uris.labels_uri, catalogue))
     if uris.boxes_uri:
-        found.append(find_boxes(uris.boxes_uri, config.max_box_overhang))
+        found.append(find_boxes(uris.boxes_uri, catalogue))
     for findings in found:
-        announce("prepare", f"{count(findings.files, 'image')} under {findings.uri}")
+        files = count_files(catalogue, findings.kind)
+        announce("prepare", f"{count(files, 'image')} under {findings.uri}")
+        if findings.kind == "boxes":
+            read_boxes(findings, catalogue, config.max_box_overhang)
     return found
 
 
-def decide_splits(
-    found: Sequence[Findings], uris: PrepareUris, config: PrepareConfig
-) -> tuple[Grouping, dict[str, str], list[str]]:
-    """Return every image's group, every group's split, and what a user must know of the table."""
-    rows = read_table(uris.table_uri) if uris.table_uri else []
-    images = [image for findings in found for image in findings.images]
-    matched, warnings = match_rows(rows, images)
-    grouping = group_images(images, matched, config.group_pattern)
-    splits = assign_splits(
-        found, grouping, matched, config.split_seed, config.test_fraction, config.val_fraction
-    )
-    return grouping, splits, warnings
+def decide_splits(catalogue: Catalogue, config: PrepareConfig) -> Grouping:
+    """Give every file its group, and every group its split."""
+    grouping = group_files(catalogue, config.group_pattern)
+    assign_splits(catalogue, config.split_seed, config.test_fraction, config.val_fraction)
+    return grouping
 
 
-def check_sets(
-    sets: dict[str, list[PlacedImage]], classes: dict[str, tuple[str, ...]], config: PrepareConfig
-) -> None:
+def check_sets(catalogue: Catalogue, labels: Sequence[str], config: PrepareConfig) -> None:
     """Refuse sets that a later step could not learn from or measure on."""
-    for kind, images in sets.items():
-        if images:
-            names = classes.get("labels", ()) if kind == "labels" else ()
-            placed = [(image.split, image.read.found.label) for image in images]
+    for kind in KINDS:
+        placed = count_places(kind, catalogue)
+        if placed:
+            names = labels if kind == "labels" else ()
             require_every_split(kind, names, placed)
             require_enough(names, placed, config.min_images_per_class)
-
-
-def pack(
-    kind: str,
-    images: Sequence[PlacedImage],
-    classes: dict[str, tuple[str, ...]],
-    uris: PrepareUris,
-    config: PrepareConfig,
-) -> str:
-    """Write one set as a data set version; an empty set has no address."""
-    if not images:
-        return ""
-    packed = [
-        PackedImage(
-            content=image.read.content,
-            suffix=image.read.suffix,
-            name=image.key,
-            group=image.group,
-            split=image.split,
-            width=image.read.width,
-            height=image.read.height,
-            label=image.read.found.label if kind == "labels" else None,
-            boxes=image.read.found.boxes if kind == "boxes" else None,
-        )
-        for image in images
-    ]
-    return write_dataset(
-        packed,
-        uris.store_uri,
-        kind=kind,
-        classes=classes.get(kind, ()),
-        shard_size_bytes=config.shard_size_mib * 2**20,
-    )

@@ -3,69 +3,74 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sightline.config import UserError
 from sightline.data import SPLITS, derived_seed
-from sightline.prepare.folders import Findings, FoundImage
-from sightline.prepare.table import Row
+from sightline.prepare.catalogue import HAS_A_SAY, Catalogue
 from sightline.telemetry import count
 
-Rows = Mapping[tuple[str, str], Row]
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """The group of every image by (kind, key), and where groups came from."""
+    """Of how many files the group is known, and where groups came from."""
 
-    groups: dict[tuple[str, str], str]
     known: int
+    files: int
+    patients: int
+    """Files whose group is the patient that the file itself names."""
     warnings: tuple[str, ...]
-
-    def of(self, image: FoundImage) -> str:
-        """Return the image's group."""
-        return self.groups[image.kind, image.key]
 
     @property
     def source(self) -> str:
         """Say in words where the groups came from."""
         if not self.known:
             return "none: every image counts as its own group"
-        return f"the table or group_pattern, for {self.known} of {len(self.groups)} images"
+        source = "the table or group_pattern"
+        if self.patients == self.known:
+            source = "the patient in the DICOM files"
+        elif self.patients:
+            source = "the table, group_pattern or the patient in the DICOM files"
+        return f"{source}, for {self.known} of {self.files} images"
 
 
-def group_images(images: Sequence[FoundImage], rows: Rows, group_pattern: str) -> Grouping:
-    """Give each image its group: the table's, else what the pattern finds, else its own path.
+def group_files(catalogue: Catalogue, group_pattern: str) -> Grouping:
+    """Give each file its group: the table's, else the pattern's, else the patient's, else its path.
 
     The path is the whole one below the folder, so that no other image has a say in it:
     `train/ring/1.png` and `test/ring/1.png` are two pictures that merely share a name.
     """
-    groups, alone = {}, []
-    for image in images:
-        row = rows.get((image.kind, image.key))
-        group = row.group if row else ""
-        if not group and group_pattern:
-            match = re.search(group_pattern, image.key)
-            group = (match.group(1) or "") if match else ""
-        if not group:
-            alone.append(image.key)
-            group = image.key
-        groups[image.kind, image.key] = group
+
+    def find_group(key: str) -> str | None:
+        match = re.search(group_pattern, key) if group_pattern else None
+        return match.group(1) if match else None
+
+    catalogue.define("group_in_path", 1, find_group)
+    named = "COALESCE(NULLIF(table_group, ''), NULLIF(group_in_path(key), ''))"
+    catalogue.execute(f"UPDATE files SET named_group = COALESCE({named}, patient)")
+    used = f"FROM files WHERE {HAS_A_SAY}"
+    files = catalogue.value(f"SELECT COUNT(*) {used}")
+    known = catalogue.value(f"SELECT COUNT(named_group) {used}")
+    patients = catalogue.value(f"SELECT COUNT(*) {used} AND patient NOT NULL AND {named} IS NULL")
     warnings = []
-    if len(alone) == len(images):
+    if not known:
         warnings.append(
             "No groups are known, so every image counts as its own group: slices of one patient "
             "may be in two splits, and then every number is too good. Give a table with a group "
             "column, or group_pattern"
         )
-    elif alone:
-        have = "has no group and counts" if len(alone) == 1 else "have no group and count"
+    elif known < files:
+        alone = f"SELECT key {used} AND named_group IS NULL ORDER BY id LIMIT {_SHOWN}"
+        have = "has no group and counts" if files - known == 1 else "have no group and count"
         warnings.append(
-            f"{count(len(alone), 'image')} {have} as a group alone: {', '.join(alone[:5])}"
+            f"{count(files - known, 'image')} {have} as a group alone: "
+            f"{', '.join(catalogue.values(alone))}"
         )
-    return Grouping(groups, len(images) - len(alone), tuple(warnings))
+    return Grouping(known, files, patients, tuple(warnings))
 
 
 def split_of(
@@ -87,14 +92,9 @@ def split_of(
 
 
 def assign_splits(
-    found: Sequence[Findings],
-    grouping: Grouping,
-    rows: Rows,
-    seed: int,
-    test_fraction: float,
-    val_fraction: float,
-) -> dict[str, str]:
-    """Return the split of every group, one over all folders.
+    catalogue: Catalogue, seed: int, test_fraction: float, val_fraction: float
+) -> None:
+    """Give every group its split, one over all folders.
 
     The table decides first, then split folders, then `split_of`. In a folder with `train/` and
     `test/` but no `val/`, val is drawn from the groups in `train/`; once there is a `val/`, all
@@ -103,80 +103,101 @@ def assign_splits(
     Raises:
         UserError: If the table or the folders put one group into two splits.
     """
-    allowed: dict[str, set[str]] = defaultdict(lambda: set(SPLITS))
-    from_table: dict[str, set[str]] = defaultdict(set)
-    for image in (image for findings in found for image in findings.images):
-        row = rows.get((image.kind, image.key))
-        if row and row.split:
-            from_table[grouping.of(image)].add(row.split)
-    _refuse(
-        {g: names for g, names in from_table.items() if len(names) > 1},
-        "the table puts",
-        "correct the table",
+
+    def draw(group: str, *allowed: int) -> str:
+        names = [split for split, is_allowed in zip(SPLITS, allowed, strict=True) if is_allowed]
+        return split_of(group, seed, test_fraction, val_fraction, names)
+
+    catalogue.define("draw_split", 4, draw)
+    catalogue.execute("DROP TABLE IF EXISTS meaning")
+    catalogue.execute("CREATE TABLE meaning (kind, folder_split, train, val, test)")
+    catalogue.execute_many(
+        "INSERT INTO meaning VALUES (?, ?, ?, ?, ?)", list(_meaning_of_folders(catalogue))
     )
-    from_folders: dict[str, set[str]] = defaultdict(set)
-    for findings in found:
-        meaning = _meaning_of_folders(findings)
-        for image in findings.images:
-            group = grouping.of(image)
-            if image.folder_split and group not in from_table:
-                from_folders[group].add(image.folder_split)
-                allowed[group] &= meaning[image.folder_split]
+    catalogue.execute("DROP TABLE IF EXISTS group_facts")
+    catalogue.execute(
+        f"""
+        CREATE TABLE group_facts AS
+        SELECT group_name AS name, COUNT(DISTINCT NULLIF(table_split, '')) AS from_table,
+            MAX(table_split) AS table_split, COUNT(folder_split) AS in_folders,
+            MIN(COALESCE(train, 1)) AS train, MIN(COALESCE(val, 1)) AS val,
+            MIN(COALESCE(test, 1)) AS test
+        FROM files LEFT JOIN meaning USING (kind, folder_split)
+        WHERE {HAS_A_SAY} GROUP BY group_name
+        """
+    )
+    _refuse(catalogue, "from_table > 1", "table_split", "the table puts", "correct the table")
     _refuse(
-        {g: names for g, names in from_folders.items() if not allowed[g]},
+        catalogue,
+        "NOT from_table AND train + val + test = 0",
+        "folder_split",
         "the folders put",
         "move its images into one split folder, or name its split in a table (table_uri)",
     )
-    groups = {grouping.of(image) for findings in found for image in findings.images}
-    return {
-        group: next(iter(from_table[group]))
-        if group in from_table
-        else split_of(group, seed, test_fraction, val_fraction, allowed[group])
-        for group in groups
-    }
+    catalogue.execute("DELETE FROM groups")
+    catalogue.execute(
+        "INSERT INTO groups (name, split) SELECT name, CASE WHEN from_table THEN table_split "
+        "ELSE draw_split(name, train, val, test) END FROM group_facts ORDER BY name"
+    )
 
 
-def _meaning_of_folders(findings: Findings) -> dict[str, set[str]]:
-    present = {image.folder_split for image in findings.images if image.folder_split}
-    missing = set(SPLITS) - present
-    return {split: {split} | (missing if split == "train" else set()) for split in SPLITS}
-
-
-def _refuse(torn: Mapping[str, set[str]], who: str, advice: str) -> None:
-    if torn:
-        shown = "; ".join(f"{g} ({', '.join(sorted(torn[g]))})" for g in sorted(torn)[:5])
-        raise UserError(
-            f"{who} {count(len(torn), 'group')} into two splits: {shown}; a group (patient) must "
-            f"be in one, or every number is too good: {advice}"
+def _meaning_of_folders(catalogue: Catalogue) -> Iterable[tuple[str | int, ...]]:
+    for kind in catalogue.values("SELECT DISTINCT kind FROM files"):
+        present = catalogue.values(
+            "SELECT DISTINCT folder_split FROM files WHERE kind = ? AND folder_split NOT NULL",
+            (kind,),
         )
+        missing = set(SPLITS) - set(present)
+        for folder in present:
+            allowed = {folder} | (missing if folder == "train" else set())
+            yield (kind, folder, *(int(split in allowed) for split in SPLITS))
+
+
+def _refuse(catalogue: Catalogue, torn: str, column: str, who: str, advice: str) -> None:
+    number = catalogue.value(f"SELECT COUNT(*) FROM group_facts WHERE {torn}")
+    if not number:
+        return
+    shown = []
+    for group in catalogue.values(
+        f"SELECT name FROM group_facts WHERE {torn} ORDER BY name LIMIT {_SHOWN}"
+    ):
+        splits = catalogue.values(
+            f"SELECT DISTINCT {column} FROM files WHERE group_name = ? AND {column} <> '' "
+            "ORDER BY 1",
+            (group,),
+        )
+        shown.append(f"{group} ({', '.join(splits)})")
+    raise UserError(
+        f"{who} {count(number, 'group')} into two splits: {'; '.join(shown)}; a group (patient) "
+        f"must be in one, or every number is too good: {advice}"
+    )
 
 
 def require_every_split(
-    kind: str, classes: Sequence[str], placed: Sequence[tuple[str, str | None]]
+    kind: str, classes: Sequence[str], placed: Counter[tuple[str, str | None]]
 ) -> None:
     """Refuse a set with an empty split, or with a class that a split lacks.
 
     Args:
         kind: `images`, `labels` or `boxes`; unlabelled images need a train split only.
         classes: Every class that must be in each split; none: only emptiness counts.
-        placed: Split and class of every image.
+        placed: How many images each split and class has.
 
     Raises:
         UserError: With the counts and the ways out.
     """
-    counts = Counter(split for split, _ in placed)
+    counts = _sum_by(0, placed)
     wanted = ("train",) if kind == "images" else SPLITS
     missing = [f"{split} is empty" for split in wanted if not counts[split]]
-    pairs = Counter(placed)
     missing += [
         f"{split} has no {name}"
         for name in classes
         for split in wanted
-        if counts[split] and not pairs[split, name]
+        if counts[split] and not placed[split, name]
     ]
     if missing:
         raise UserError(
-            f"{kind}: {'; '.join(missing[:6])} ({count(len(placed), 'image')}: "
+            f"{kind}: {'; '.join(missing[:6])} ({count(placed.total(), 'image')}: "
             f"{', '.join(f'{counts[split]} {split}' for split in SPLITS)}): add groups, raise "
             "test_fraction or val_fraction, choose another split_seed, or give the splits in a "
             "table"
@@ -184,17 +205,24 @@ def require_every_split(
 
 
 def require_enough(
-    classes: Sequence[str], placed: Sequence[tuple[str, str | None]], min_images_per_class: int
+    classes: Sequence[str], placed: Counter[tuple[str, str | None]], min_images_per_class: int
 ) -> None:
     """Refuse a class with too few images to say anything of it.
 
     Raises:
         UserError: With the counts.
     """
-    counts = Counter(label for _, label in placed)
+    counts = _sum_by(1, placed)
     few = [f"{name} has {counts[name]}" for name in classes if counts[name] < min_images_per_class]
     if few:
         raise UserError(
             f"every class needs at least {min_images_per_class} readable images, but "
             f"{', '.join(few)}: add images, or lower min_images_per_class"
         )
+
+
+def _sum_by(place: int, placed: Counter[tuple[str, str | None]]) -> Counter[str | None]:
+    sums = Counter[str | None]()
+    for pair, images in placed.items():
+        sums[pair[place]] += images
+    return sums

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import astuple, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,96 +13,137 @@ import yaml
 
 from sightline.config import UserError
 from sightline.data import Box
-from sightline.prepare.folders import SPLIT_NAMES, Findings, FoundImage, list_image_keys
-from sightline.storage import Storage, join_uri, open_storage
+from sightline.prepare.catalogue import Catalogue, ListedFile, Stage
+from sightline.prepare.folders import SPLIT_NAMES, Findings, list_image_files, reject
+from sightline.prepare.window import map_in_window
+from sightline.storage import Entry, Storage, join_uri, open_storage
 from sightline.telemetry import count
+
+_SHOWN = 5
 
 
 class LabelError(UserError):
     """A label file that would spoil a number; the message is the reason alone."""
 
 
-@dataclass
-class Mended:
-    """Lines of label files that were read with a change."""
+@dataclass(frozen=True)
+class ReadLabels:
+    """The boxes of one label file, and the lines that were read with a change."""
 
-    clipped: list[str] = field(default_factory=list)
-    polygons: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
+    boxes: tuple[Box, ...]
+    clipped: tuple[str, ...] = ()
+    polygons: tuple[str, ...] = ()
+    repeated: tuple[str, ...] = ()
+
+
+class Mended:
+    """How many lines of label files were read with a change, and the first of them."""
+
+    def __init__(self) -> None:
+        self._lines = Counter[str]()
+        self._first: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, read: ReadLabels) -> None:
+        """Count what was mended in one file."""
+        for change in ("clipped", "polygons", "repeated"):
+            places: tuple[str, ...] = getattr(read, change)
+            self._lines[change] += len(places)
+            self._first[change] += places[: _SHOWN - len(self._first[change])]
 
     def tell(self) -> list[str]:
         """Return one sentence for each kind of change."""
         kinds = (
-            ("box", "boxes", "clipped, for reaching outside the image", self.clipped),
-            ("polygon", "polygons", "read as bounding box", self.polygons),
-            ("box", "boxes", "given twice and counted once", self.repeated),
+            ("box", "boxes", "clipped, for reaching outside the image", "clipped"),
+            ("polygon", "polygons", "read as bounding box", "polygons"),
+            ("box", "boxes", "given twice and counted once", "repeated"),
         )
         return [
-            f"{len(places)} {one if len(places) == 1 else many} {change}: {', '.join(places[:5])}"
-            for one, many, change, places in kinds
-            if places
+            f"{number} {one if number == 1 else many} {told}: {', '.join(self._first[change])}"
+            for one, many, told, change in kinds
+            if (number := self._lines[change])
         ]
 
 
-def find_boxes(uri: str, max_box_overhang: float) -> Findings:
-    """Return the images of a YOLO data set with their boxes, as shares of the upright image.
+def find_boxes(uri: str, catalogue: Catalogue) -> Findings:
+    """Add the images of a YOLO data set, and list its label files.
 
     Both layouts are read: `images/[split/]x.png` with `labels/[split/]x.txt`, and
-    `[split/]images/x.png` with `[split/]labels/x.txt`. An image without a label file, or with an
-    empty one, is background. An image whose label file is wrong is rejected.
+    `[split/]images/x.png` with `[split/]labels/x.txt`. An image without a label file is
+    background.
 
     Args:
         uri: The folder that holds `data.yaml`.
-        max_box_overhang: How far a box may reach outside before it is refused instead of clipped.
+        catalogue: Where the files go.
 
     Raises:
         UserError: If there are no images, no label files, or no class names.
     """
-    storage = open_storage(uri)
     findings = Findings("boxes", uri)
-    keys = list_image_keys(findings)
-    findings.classes = _read_class_names(storage, uri)
-    label_keys = {
-        entry.key
-        for entry in storage.list()
-        if entry.key.endswith(".txt") and "labels" in entry.key.split("/")[:-1]
-    }
-    used = set()
-    without = []
-    mended = Mended()
-    for key in keys:
-        parts = key.split("/")
+    yaml_keys: list[str] = []
+
+    def describe(entry: Entry) -> ListedFile:
+        parts = entry.key.split("/")
         if "images" not in parts[:-1]:
-            findings.rejected[key] = "lies in no images folder"
-            continue
-        label_key = _label_key(parts)
-        boxes: tuple[Box, ...] = ()
-        if label_key in label_keys:
-            used.add(label_key)
-            try:
-                boxes = _read_boxes(storage, label_key, findings.classes, max_box_overhang, mended)
-            except LabelError as error:
-                findings.rejected[key] = str(error)
-                continue
-        else:
-            without.append(key)
+            return reject(findings, entry.key, Stage.LAYOUT, "lies in no images folder")
         splits = [SPLIT_NAMES[part.lower()] for part in parts[:-1] if part.lower() in SPLIT_NAMES]
         sorting = {"images", *SPLIT_NAMES}
         own = [part for part in parts[:-1] if part.lower() not in sorting]
-        split = splits[0] if splits else None
-        own_name = "/".join([*own, parts[-1]])
-        findings.images.append(FoundImage("boxes", key, own_name, split, boxes=boxes))
-    findings.warnings += mended.tell()
-    _tell_unmatched(findings, label_keys - used, without)
+        return ListedFile(
+            "boxes",
+            entry.key,
+            entry.size_bytes,
+            own_name="/".join([*own, parts[-1]]),
+            folder_split=splits[0] if splits else None,
+            label_key=_label_key(parts),
+        )
+
+    def see_other(entry: Entry) -> None:
+        if entry.key.endswith(".txt") and "labels" in entry.key.split("/")[:-1]:
+            catalogue.execute("INSERT INTO label_files VALUES (?)", (entry.key,))
+        elif "/" not in entry.key and entry.key.endswith((".yaml", ".yml")):
+            yaml_keys.append(entry.key)
+
+    list_image_files(findings, catalogue, describe, see_other)
+    findings.classes = _read_class_names(open_storage(uri), uri, sorted(yaml_keys))
+    _tell_unmatched(findings, catalogue)
     return findings
 
 
-def _read_class_names(storage: Storage, uri: str) -> tuple[str, ...]:
-    found = sorted(
-        entry.key
-        for entry in storage.list()
-        if "/" not in entry.key and entry.key.endswith((".yaml", ".yml"))
+def read_boxes(findings: Findings, catalogue: Catalogue, max_box_overhang: float) -> None:
+    """Read every label file; boxes are shares of the upright image.
+
+    An image whose label file is wrong is rejected.
+
+    Args:
+        findings: The folder; what was mended is added to its warnings.
+        catalogue: Where the boxes go.
+        max_box_overhang: How far a box may reach outside before it is refused instead of clipped.
+    """
+    storage = open_storage(findings.uri)
+    mended = Mended()
+
+    def read(item: tuple[int, str]) -> tuple[int, ReadLabels | LabelError]:
+        file, key = item
+        try:
+            return file, _read_boxes(storage, key, findings.classes, max_box_overhang)
+        except LabelError as error:
+            return file, error
+
+    catalogue.execute("UPDATE files SET boxes = '[]' WHERE kind = 'boxes'")
+    labelled = catalogue.files_by(
+        "id", "files.id, label_key", "label_key IN (SELECT key FROM label_files)"
     )
+    for file, result in map_in_window(read, labelled, storage.parallel_requests):
+        if isinstance(result, LabelError):
+            catalogue.reject(file, Stage.LABELS, str(result))
+            continue
+        mended.add(result)
+        boxes = json.dumps([astuple(box) for box in result.boxes])
+        catalogue.execute("UPDATE files SET boxes = ? WHERE id = ?", (boxes, file))
+    findings.warnings[:0] = mended.tell()
+
+
+def _read_class_names(storage: Storage, uri: str, found: list[str]) -> tuple[str, ...]:
     if not found:
         raise UserError(
             f"boxes_uri {uri} needs a data.yaml with the class names, got none: write "
@@ -140,17 +183,14 @@ def _label_key(parts: list[str]) -> str:
 
 
 def _read_boxes(
-    storage: Storage,
-    key: str,
-    classes: tuple[str, ...],
-    max_box_overhang: float,
-    mended: Mended,
-) -> tuple[Box, ...]:
+    storage: Storage, key: str, classes: tuple[str, ...], max_box_overhang: float
+) -> ReadLabels:
     try:
         lines = storage.read_bytes(key).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise LabelError(f"{key} is no text") from None
     boxes: list[Box] = []
+    clipped, polygons, repeated = [], [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -158,14 +198,14 @@ def _read_boxes(
         class_name, corners, is_polygon = _parse_line(line, place, classes)
         box, is_clipped = _clip(class_name, corners, place, max_box_overhang)
         if is_polygon:
-            mended.polygons.append(place)
+            polygons.append(place)
         if is_clipped:
-            mended.clipped.append(place)
+            clipped.append(place)
         if box in boxes:
-            mended.repeated.append(place)
+            repeated.append(place)
         else:
             boxes.append(box)
-    return tuple(boxes)
+    return ReadLabels(tuple(boxes), tuple(clipped), tuple(polygons), tuple(repeated))
 
 
 def _parse_line(
@@ -220,21 +260,26 @@ def _clip(
     return Box(class_name, *(round(number, 9) for number in numbers)), overhang > 1e-3
 
 
-def _tell_unmatched(findings: Findings, unused: set[str], without: list[str]) -> None:
-    unused = {key for key in unused if PurePosixPath(key).name not in ("classes.txt", "notes.txt")}
-    if unused:
-        shown = ", ".join(sorted(unused)[:5])
-        have = "has" if len(unused) == 1 else "have"
-        findings.warnings.append(f"{count(len(unused), 'label file')} {have} no image: {shown}")
-    if without and len(without) == len(findings.images):
+def _tell_unmatched(findings: Findings, catalogue: Catalogue) -> None:
+    unused = (
+        "FROM label_files WHERE key NOT IN (SELECT label_key FROM files WHERE label_key NOT NULL) "
+        "AND key NOT LIKE '%/classes.txt' AND key NOT LIKE '%/notes.txt'"
+    )
+    if number := catalogue.value(f"SELECT COUNT(*) {unused}"):
+        shown = ", ".join(catalogue.values(f"SELECT key {unused} ORDER BY key LIMIT {_SHOWN}"))
+        have = "has" if number == 1 else "have"
+        findings.warnings.append(f"{count(number, 'label file')} {have} no image: {shown}")
+    images = "FROM files WHERE label_key NOT NULL"
+    without = f"{images} AND label_key NOT IN (SELECT key FROM label_files)"
+    number = catalogue.value(f"SELECT COUNT(*) {without}")
+    first = catalogue.values(f"SELECT key {without} ORDER BY id LIMIT {_SHOWN}")
+    if number and number == catalogue.value(f"SELECT COUNT(*) {images}"):
         raise UserError(
             f"boxes_uri {findings.uri} needs label files, got none: the boxes of "
-            f"{without[0]} belong in {_label_key(without[0].split('/'))}"
+            f"{first[0]} belong in {_label_key(first[0].split('/'))}"
         )
-    if without:
-        have = (
-            "has no label file and counts" if len(without) == 1 else "have no label file and count"
-        )
+    if number:
+        have = "has no label file and counts" if number == 1 else "have no label file and count"
         findings.warnings.append(
-            f"{count(len(without), 'image')} {have} as background: {', '.join(without[:5])}"
+            f"{count(number, 'image')} {have} as background: {', '.join(first)}"
         )
