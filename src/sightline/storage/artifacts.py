@@ -28,16 +28,18 @@ ARTIFACTS_FILE = "artifacts.json"
 
 
 def require_new(out_uri: str) -> None:
-    """Refuse an output address that already holds a finished result.
+    """Refuse an output address that holds a finished result already, or cannot be written to.
 
     Raises:
-        UserError: If it does; results are written once and never overwritten.
+        UserError: If so; results are written once and never overwritten.
     """
-    if open_storage(out_uri).exists(ARTIFACTS_FILE):
+    storage = open_storage(out_uri)
+    if storage.exists(ARTIFACTS_FILE):
         raise UserError(
             f"{out_uri} already holds a finished result, and results are never overwritten: "
             "choose another out_uri, or delete that folder"
         )
+    storage.require_writable()
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def new_artifacts(step: str, uris: StepUris, config: StepConfig, out_uri: str) -
         An empty local folder; every file in it is published under its relative path.
 
     Raises:
-        UserError: If `out_uri` already holds a finished result.
+        UserError: If `out_uri` holds a finished result already, or cannot be written to.
     """
     require_new(out_uri)
     with tempfile.TemporaryDirectory(prefix=f"sightline-{step}-") as scratch:

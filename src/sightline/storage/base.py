@@ -75,6 +75,14 @@ class Storage(Protocol):
         """Remove an object; removing what is not there is no error."""
         ...
 
+    def require_writable(self) -> None:
+        """Raise now, rather than after hours of work, if nothing can be stored here.
+
+        Raises:
+            UserError: If so.
+        """
+        ...
+
     def list_unfinished(self) -> Iterator[Entry]:
         """Yield writes that were begun and never ended; no reader sees them."""
         ...

@@ -50,11 +50,13 @@ class LocalStorage:
         path = self._path(key)
         _make_folder(path.parent)
         # The folder itself is locked, so that no lock file is left among the user's results.
-        lock = os.open(path.parent, os.O_RDONLY)
+        try:
+            lock = os.open(path.parent, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"cannot read {path.parent}: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            present = path.read_bytes() if path.is_file() else None
-            if present != expected:
+            if (self.read_bytes(key) if path.is_file() else None) != expected:
                 return False
             self.write_bytes(key, content)
             return True
@@ -86,7 +88,21 @@ class LocalStorage:
 
     def delete(self, key: str) -> None:
         """Remove an object."""
-        self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise UserError(f"cannot delete {path}: {error.strerror}") from None
+
+    def require_writable(self) -> None:
+        """Raise now, rather than after hours of work, if nothing can be stored here."""
+        folder = self.root.absolute()
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise UserError(f"cannot write below {self.root}: {folder} is not ours to write to")
 
     def list_unfinished(self) -> Iterator[Entry]:
         """Yield files that a write began and, being killed, never put in place."""

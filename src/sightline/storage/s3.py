@@ -31,7 +31,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
-from urllib3.exceptions import HTTPError, NameResolutionError, SSLError
+from urllib3.exceptions import HTTPError
 
 from sightline.config import UserError
 from sightline.storage.base import Entry, NotFoundError
@@ -52,6 +52,7 @@ PART_BYTES = 16 * 2**20
 MAX_PARTS = 10_000
 MAX_KEY_BYTES = 1024
 _READ_BYTES = 2**20
+_PROBE_PREFIX = ".sightline-probe-"
 
 _Failures = list[PassingError]
 
@@ -162,15 +163,17 @@ class S3Storage:
         for page in self._pages("list_objects_v2", prefix, "ContinuationToken"):
             for item in page.get("Contents", ()):
                 key = item["Key"][len(self._prefix) :]
-                if key and not (key.endswith("/") and item["Size"] == 0):
+                name = key.rpartition("/")[2]
+                is_folder = not name and item["Size"] == 0
+                if key and not is_folder and not name.startswith(_PROBE_PREFIX):
                     yield Entry(key, item["Size"], item["LastModified"].timestamp())
 
     def exists(self, key: str) -> bool:
         """Say whether an object is stored under the key."""
+        # One byte is read instead of asking for the head, whose answer never says why not.
         try:
-            self._call("read", key, "head_object")
+            self._read(key, 0, 1)
         except NotFoundError:
-            self._require_bucket()
             return False
         return True
 
@@ -193,6 +196,16 @@ class S3Storage:
             raise TypeError(f"{entry} does not come from list_unfinished")
         with contextlib.suppress(_UploadGoneError, NotFoundError):
             self._call("delete", entry.key, "abort_multipart_upload", {"UploadId": entry.upload_id})
+
+    def require_writable(self) -> None:
+        """Raise now, rather than after hours of work, if nothing can be stored here."""
+        written = self._connection.written
+        if self.uri not in written:
+            key = _PROBE_PREFIX + uuid.uuid4().hex
+            self.write_bytes(key, b"")
+            written.add(self.uri)
+            with contextlib.suppress(UserError):  # a role may write but not delete
+                self.delete(key)
 
     @property
     def _connection(self) -> _Connection:
@@ -306,18 +319,6 @@ class S3Storage:
             for marker in markers:
                 arguments[marker] = page[f"Next{marker}"]
 
-    def _require_bucket(self) -> None:
-        """Raise if the bucket is missing, which the answer to a HEAD request cannot say."""
-        connection = self._connection
-        if self.bucket in connection.buckets:
-            return
-        try:
-            self._send("read", "", "head_bucket", {"Bucket": self.bucket})
-        except NotFoundError:
-            refusal = Refusal(404, "NoSuchBucket", "", {})
-            raise explain_refusal(refusal, self._target(""), "read") from None
-        connection.buckets.add(self.bucket)
-
     def _honours_conditions(self) -> bool:
         connection = self._connection
         with connection.probing:
@@ -327,7 +328,7 @@ class S3Storage:
 
     def _probe_conditions(self) -> bool:
         # The name is new each time: a fixed one could be removed by another process in between.
-        key = f".sightline-probe-{uuid.uuid4().hex}"
+        key = _PROBE_PREFIX + uuid.uuid4().hex
         absent, other = {"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'}
         try:
             with contextlib.suppress(ConditionFailedError):  # a try whose answer was lost
@@ -394,19 +395,19 @@ class _Connection:
 
     def __init__(self, config: StorageConfig) -> None:
         self.process = os.getpid()
-        self.buckets: set[str] = set()
-        """Those that are known to be there."""
+        self.written: set[str] = set()
+        """Addresses where something was written already."""
         self.conditions: dict[str, bool] = {}
         """Whether a bucket's server honours conditional puts, once that was tried."""
         self.probing = threading.Lock()
         self._config = config
-        session = boto3.Session()
-        self._credentials = session.get_credentials()
+        try:
+            session = boto3.Session()
+            self._credentials = session.get_credentials()
+        except boto_errors.BotoCoreError as error:
+            raise _unusable_credentials(error) from None
         if self._credentials is None:
-            raise UserError(
-                "no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run "
-                "where a role or a Kubernetes secret gives them"
-            )
+            raise _unusable_credentials(None)
         addressing = config.s3_addressing
         if addressing == "auto" and config.s3_endpoint_url:
             addressing = "path"
@@ -435,7 +436,7 @@ class _Connection:
 
     def key_id(self) -> str:
         """Return the access key id that requests are signed with."""
-        return str(self._credentials.get_frozen_credentials().access_key)
+        return str(self._current_credentials().access_key)
 
     def get(
         self, bucket: str, key: str, headers: Mapping[str, str], ends: float, clock: Clock
@@ -448,8 +449,7 @@ class _Connection:
         pool, origin, folder = self._address(bucket)
         path = folder + quote(key, safe="/~")
         request = AWSRequest("GET", origin + path, headers=dict(headers))
-        credentials = self._credentials.get_frozen_credentials()
-        S3SigV4Auth(credentials, "s3", self._region).add_auth(request)
+        S3SigV4Auth(self._current_credentials(), "s3", self._region).add_auth(request)
         left = max(0.001, ends - clock.monotonic())
         timeout = urllib3.Timeout(
             connect=min(left, self._config.s3_connect_timeout_seconds),
@@ -477,6 +477,15 @@ class _Connection:
             raise _explain_transport(error, self.endpoint) from None
         answered = {name.lower(): value for name, value in response.headers.items()}
         return _Answer(response.status, answered, content)
+
+    def _current_credentials(self) -> Any:
+        try:
+            return self._credentials.get_frozen_credentials()
+        except (boto_errors.BotoCoreError, boto_errors.ClientError) as error:
+            # Those of a role are fetched anew now and then, which can fail for a while.
+            failure = _explain_boto(error, "the source of the credentials")
+            passing = isinstance(failure, PassingError)
+            raise failure if passing else _unusable_credentials(error) from None
 
     def _make_manager(self) -> urllib3.PoolManager:
         options: dict[str, Any] = {"maxsize": self._config.s3_connections, "block": True}
@@ -595,35 +604,47 @@ def _refusal_of(error: boto_errors.ClientError) -> Refusal:
     )
 
 
+def _unusable_credentials(error: Exception | None) -> UserError:
+    reason = f": {' '.join(str(error).split())}" if error else ""
+    return UserError(
+        f"no credentials for S3{reason}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run "
+        "where a role or a Kubernetes secret gives them"
+    )
+
+
 def _explain_boto(error: Exception, endpoint: str) -> Exception:
-    cause = getattr(error, "kwargs", {}).get("error")
-    if isinstance(error, boto_errors.SSLError):
-        return _untrusted(endpoint)
-    if isinstance(error, boto_errors.HTTPClientError | boto_errors.IncompleteReadError):
+    transport = (
+        boto_errors.ConnectionError,
+        boto_errors.HTTPClientError,
+        boto_errors.IncompleteReadError,
+    )
+    if isinstance(error, transport):
+        cause = getattr(error, "kwargs", {}).get("error")
         return _explain_transport(cause if isinstance(cause, Exception) else error, endpoint)
     if isinstance(error, boto_errors.FlexibleChecksumError):
         return PassingError("the bytes do not match their checksum", kind="wrong bytes")
+    if isinstance(error, boto_errors.NoCredentialsError | boto_errors.CredentialRetrievalError):
+        return _unusable_credentials(error)
     return UserError(f"cannot use {endpoint}: {' '.join(str(error).split())}")
 
 
-def _explain_transport(error: Exception, endpoint: str) -> Exception:
-    chain: list[BaseException] = [error]
-    while (following := getattr(chain[-1], "reason", None) or chain[-1].__cause__) is not None:
-        if not isinstance(following, BaseException) or following in chain:
-            break
-        chain.append(following)
-    names = {type(item).__name__ for item in chain}
-    if any(isinstance(item, SSLError) for item in chain):
-        return _untrusted(endpoint)
-    for item in chain:
-        unknown = isinstance(item, NameResolutionError) and isinstance(
-            item.__cause__, socket.gaierror
-        )
-        if unknown and item.__cause__.errno == socket.EAI_NONAME:  # type: ignore[union-attr]
+def _explain_transport(error: BaseException, endpoint: str) -> Exception:
+    causes = _causes(error)
+    names = {type(cause).__name__ for cause in causes}
+    for cause in causes:
+        text = str(cause)
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            return UserError(
+                f"the certificate of {endpoint} is not trusted: name the file of its authority "
+                "in AWS_CA_BUNDLE"
+            )
+        if "WRONG_VERSION_NUMBER" in text:
+            return UserError(f"{endpoint} does not speak TLS: give it with http://")
+        if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
             return UserError(f"there is no host of {endpoint}: mend s3_endpoint_url")
     if "ConnectTimeoutError" in names:
         return PassingError(f"no connection to {endpoint} in time", kind="connect timeout")
-    if "ReadTimeoutError" in names or any(isinstance(item, TimeoutError) for item in chain):
+    if "ReadTimeoutError" in names or any(isinstance(cause, TimeoutError) for cause in causes):
         return PassingError(f"{endpoint} stopped answering", kind="read timeout")
     if names & {"IncompleteRead", "IncompleteReadError"}:
         return PassingError("the body was cut", kind="cut body")
@@ -632,7 +653,11 @@ def _explain_transport(error: Exception, endpoint: str) -> Exception:
     return PassingError(f"{endpoint} closed the connection", kind="connection closed")
 
 
-def _untrusted(endpoint: str) -> UserError:
-    return UserError(
-        f"the certificate of {endpoint} is not trusted: name its authority's file in AWS_CA_BUNDLE"
-    )
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an error and what it says it came from, by any of the ways libraries say it."""
+    found = [error]
+    for cause in found:
+        for next_one in (getattr(cause, "reason", None), cause.__cause__, cause.__context__):
+            if isinstance(next_one, BaseException) and next_one not in found:
+                found.append(next_one)
+    return found
