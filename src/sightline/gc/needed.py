@@ -62,7 +62,7 @@ def read_champions(models: Area, units: Iterable[str]) -> Needed:
 def _add_champion(needed: Needed, models_uri: str, place: str) -> None:
     task, name = place.strip("/").split("/")
     needed.models.add(f"{place}{CHAMPION}")
-    for champion in _chain(ChampionStore(models_uri, task, name)):
+    for champion in list(_chain(ChampionStore(models_uri, task, name))):  # whole before any use
         if "/" in champion.version:
             raise UserError(
                 f"{join_uri(models_uri, place)} has a champion of version {champion.version!r}, "
