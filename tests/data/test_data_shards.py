@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from webdataset import WebDataset
 
 from sightline.config import UserError
 from sightline.data import SPLITS, Box, open_dataset, write_dataset
@@ -75,6 +77,22 @@ def test_members_are_named_by_their_sha256_and_open_with_tar(labelled_dataset):
             assert key == hashlib.sha256(content).hexdigest()
             assert field == "png"
             assert "/" not in member.name
+
+
+def test_webdataset_reads_the_shards(labelled_dataset):
+    [shard] = shard_paths(labelled_dataset)
+    read = {item["__key__"]: item["png"] for item in WebDataset(str(shard), shardshuffle=False)}
+    dataset = open_dataset(labelled_dataset)
+    expected = {s.sha256: c for s, c in zip(dataset.samples, dataset.iter_bytes(), strict=True)}
+    assert read == expected
+
+
+def test_tar_lists_the_shards(labelled_dataset):
+    [shard] = shard_paths(labelled_dataset)
+    listed = subprocess.run(["tar", "tf", shard], capture_output=True, text=True, check=True)
+    assert listed.stderr == ""
+    names = {f"{sample.sha256}.png" for sample in open_dataset(labelled_dataset).samples}
+    assert set(listed.stdout.split()) == names
 
 
 def test_key_comes_once_in_a_shard_as_webdataset_asks(tmp_path):

@@ -97,7 +97,7 @@ def test_samples_of_all_epochs_together_are_those_of_the_manifest(many_ranges):
         for image in batch
     )
     names = [sample.name for sample in open_dataset(many_ranges).split("train").samples]
-    assert seen == {name: 2 for name in names}
+    assert seen == dict.fromkeys(names, 2)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
