@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from sightline.data.checked import ImageError
 
-_PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 262, 284, 339
+_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
 _WHITE_IS_ZERO, _PLANE_BY_PLANE, _UNSIGNED, _SIGNED = 0, 2, 1, 2
 _GRAY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
@@ -48,6 +48,9 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
     tags = getattr(image, "tag_v2", {})
     sample_format = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
     rawmode = rawmode_of(image)
+    bits = tags.get(_BITS, (8,))
+    if len(bits) > 1 and max(bits) > 8 and tags.get(_PLANES) == _PLANE_BY_PLANE:
+        raise ImageError("16-bit colour stored plane by plane: save its colours pixel by pixel")
     if image.mode in _GRAY_MODES:
         white_is_zero = bool(tags) and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         values = np.asarray(image)
@@ -67,8 +70,6 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
         return DeepImage(pairs[:, :, 0], "16-bit gray", pairs[:, :, 1] / 65535)
     if rawmode[:-1] not in ("RGB;16", "RGBX;16", "RGBA;16"):
         return None
-    if tags.get(_PLANES) == _PLANE_BY_PLANE:
-        raise ImageError("16-bit colour stored plane by plane: save its colours pixel by pixel")
     # Asked for the other byte order, Pillow keeps the byte that it otherwise drops.
     order = rawmode[-1]
     if order == "N":

@@ -306,7 +306,8 @@ def _find_padding(file: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
     value = file.get("PixelPaddingValue")
     if value is None or stored.dtype.kind not in "iu":
         return None
-    ends = [int(value), int(file.get("PixelPaddingRangeLimit", value))]
+    limit = file.get("PixelPaddingRangeLimit")
+    ends = [int(value), int(value if limit is None else limit)]
     if stored.dtype.kind == "i":  # some writers give a negative value as an unsigned one
         ends = [end - 2**16 if end >= 2**15 else end for end in ends]
     padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))

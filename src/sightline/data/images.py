@@ -96,10 +96,13 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             refuse_size(*image.size)
             _refuse_frames(image, content)
-            orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+            file_format = "JPEG" if content.startswith(JPEG_START) else str(image.format)
+            # Pillow turns a TIFF upright while it decodes it and then forgets that, but turns
+            # nothing else; and it decodes a PNG when it is asked for its EXIF.
+            turned = getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION, 1)
             pixels, is_plain, notes = _read(image, content)
-            suffixes = _SUFFIXES.get(str(image.format), _SUFFIXES["JPEG"])
-            file_format = str(image.format)
+            is_tiff = file_format == "TIFF"
+            orientation = int(turned if is_tiff else image.getexif().get(_EXIF_ORIENTATION, 1))
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -110,12 +113,11 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
     except Exception as error:
         raise name_damage(error) from None
     if orientation not in (1, 0):
-        # Pillow turns a TIFF while it decodes it, and nothing else.
-        pixels = pixels if file_format == "TIFF" else _turn_upright(pixels, orientation)
+        pixels = pixels if is_tiff else _turn_upright(pixels, orientation)
         notes = (*notes, f"turned upright (EXIF orientation {orientation})")
         is_plain = False
     ending = PurePosixPath(name).suffix.lower()
-    if ending and ending not in suffixes:
+    if ending and ending not in _SUFFIXES[file_format]:
         notes = (*notes, f"{file_format} by its content, though named {ending}")
     suffix = "jpg" if content.startswith(JPEG_START) else "png"
     return CheckedImage(np.ascontiguousarray(pixels), suffix, is_plain, notes)
