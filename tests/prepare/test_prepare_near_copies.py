@@ -1,7 +1,9 @@
 """Near copies are those that comparing each with each finds, and memory does not grow with them."""
 
+import math
 import subprocess
 import sys
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +86,14 @@ def test_planted_copies_are_found_as_by_comparing_each_with_each(seed, smooth):
     thumbnails = plant(draw(3000, seed, smooth), seed)
     # 300 copies, 2 x (0.65 x 0.35 + 0.15 x 0.2) of them across splits, about half above 0.99.
     assert_same_as_each_with_each(make_case(thumbnails, seed), at_least=50)
+
+
+def test_pairs_just_above_the_limit_are_found_where_bounds_are_tight():
+    # Four flat quarters leave three dimensions, which the short vectors hold whole: a bound is
+    # the correlation itself. 0.5 % of random pairs are above 0.99, a tenth of them below 0.991.
+    quarters = np.random.default_rng(0).integers(0, 256, (1500, 2, 2), dtype=np.uint8)
+    pictures = quarters.repeat(16, axis=1).repeat(16, axis=2).reshape(1500, PIXELS)
+    assert_same_as_each_with_each(make_case(pictures), at_least=1000)
 
 
 @pytest.mark.parametrize("block", [1, 7, 64])
@@ -214,3 +224,23 @@ def test_memory_stays_flat_as_the_set_grows_four_times(tmp_path):
     ]
     # 15,000 more thumbnails are 15 MB as they are and 60 MB as vectors.
     assert peaks[1] - peaks[0] < 15_000 * 60
+
+
+def test_correlation_is_told_to_the_last_digit():
+    # Full contrast makes the largest sums: one less exact step would show in the ninth digit.
+    rng = np.random.default_rng(0)
+    first = rng.choice([0, 1, 254, 255], PIXELS).astype(np.uint8)
+    second = np.where(rng.random(PIXELS) < 0.002, 128, first).astype(np.uint8)
+    case = Case(np.stack([first, second]), np.arange(2), np.array([0, 2]), np.arange(2))
+    x, y = (Fraction(int(v)) for v in (first.astype(int).sum(), second.astype(int).sum()))
+    products = [
+        Fraction(int((a.astype(int) * b.astype(int)).sum()))
+        for a, b in [(first, second), (first, first), (second, second)]
+    ]
+    covariance, first_square, second_square = (
+        PIXELS * product - total
+        for product, total in zip(products, (x * y, x * x, y * y), strict=True)
+    )
+    expected = math.sqrt(covariance**2 / (first_square * second_square))
+    [pair] = find_near_copies(*case).examples
+    assert pair.correlation == pytest.approx(expected, rel=1e-15)

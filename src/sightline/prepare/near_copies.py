@@ -27,6 +27,7 @@ _DIRECTIONS = 32
 _SAMPLE = 2048
 _BLOCK = 2048
 _QUERIES = 256
+_PAIRS = 256
 # Short vectors are float32: a bound on the correlation may come out too low by this much.
 _ROUNDING = 1e-4
 
@@ -122,7 +123,7 @@ class _Search:
         looks: _Looks,
         max_lookalikes: int,
     ) -> None:
-        self.thumbnails = thumbnails
+        self.correlation = _Correlation(thumbnails)
         self.groups = groups
         self.hashes = hashes
         self.looks = looks
@@ -178,10 +179,10 @@ class _Search:
     ) -> NDArray[np.bool_]:
         """Record the near copies among pairs of looks, and return which they are."""
         near = np.zeros(len(queries), dtype=bool)
-        for start in range(0, len(queries), _BLOCK):
-            pairs = slice(start, start + _BLOCK)
+        for start in range(0, len(queries), _PAIRS):
+            pairs = slice(start, start + _PAIRS)
             held_out, rows = self.looks.rows[queries[pairs]], self.looks.rows[others[pairs]]
-            correlations = _correlate(self.thumbnails[rows], self.thumbnails[held_out])
+            correlations = self.correlation.between(rows, held_out)
             near[pairs] = correlations > NEAR_CORRELATION
             found = np.flatnonzero(near[pairs])
             self.count += len(found)
@@ -251,20 +252,30 @@ def _main_directions(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     return directions
 
 
-def _correlate(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the correlation of each row of one with the same row of the other; none is blank.
+class _Correlation:
+    """Correlates pairs of thumbnails exactly, so that no order of adding can change a result.
 
     Values from -128 to 127 give products of at most 2**14, and 2**10 of them sum to at most
-    2**24: float32 holds every sum exactly, so no order of adding can change a result.
+    2**24: float32 holds every sum as it is.
     """
-    x, y = first.astype(np.float32) - 128, second.astype(np.float32) - 128
-    pixels = x.shape[1]
 
-    def covariance(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-        sums = np.einsum("ij,ij->i", a, b).astype(np.float64)
-        centred: NDArray[np.float64] = pixels * sums - a.sum(axis=1) * b.sum(axis=1, dtype=float)
-        return centred
+    def __init__(self, thumbnails: NDArray[np.uint8]) -> None:
+        self._thumbnails = thumbnails
+        # Kept from call to call: fresh memory of this size costs several times the arithmetic.
+        self._pixels = np.empty((2, _PAIRS, thumbnails.shape[1]), dtype=np.float32)
+        self._ones = np.ones(thumbnails.shape[1], dtype=np.float32)
 
-    correlations: NDArray[np.float64] = covariance(x, y)
-    correlations /= np.sqrt(covariance(x, x) * covariance(y, y))
-    return correlations
+    def between(
+        self, rows: NDArray[np.int64], other_rows: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the correlation of each pair, shape (P,); at most 256 pairs, and none blank."""
+        x, y = self._pixels[:, : len(rows)]
+        np.subtract(self._thumbnails[rows], np.float32(128), out=x)
+        np.subtract(self._thumbnails[other_rows], np.float32(128), out=y)
+        x_sums, y_sums = (x @ self._ones).astype(np.float64), (y @ self._ones).astype(np.float64)
+        pixels = np.float64(x.shape[1])  # what it multiplies becomes float64, too
+        x_squares = pixels * np.vecdot(x, x) - x_sums**2
+        y_squares = pixels * np.vecdot(y, y) - y_sums**2
+        correlations: NDArray[np.float64] = pixels * np.vecdot(x, y) - x_sums * y_sums
+        correlations /= np.sqrt(x_squares * y_squares)
+        return correlations
