@@ -43,6 +43,17 @@ class Clock(Protocol):
         ...
 
 
+class _RealClock:
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+REAL_CLOCK: Clock = _RealClock()
+
+
 @dataclass(frozen=True)
 class Retries:
     """How often and how long to try.
@@ -54,7 +65,7 @@ class Retries:
 
     retries: int
     deadline_seconds: float
-    clock: Clock = time
+    clock: Clock = REAL_CLOCK
 
     def call(self, what: str, attempt: Callable[[float], T]) -> T:
         """Return what `attempt` returns, trying again after each `PassingError`.

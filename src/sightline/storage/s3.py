@@ -14,7 +14,6 @@ import hashlib
 import os
 import socket
 import threading
-import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
@@ -36,7 +35,7 @@ from urllib3.exceptions import HTTPError
 from sightline.config import UserError
 from sightline.storage.base import Entry, NotFoundError
 from sightline.storage.local import replacing
-from sightline.storage.retries import Clock, PassingError, Retries
+from sightline.storage.retries import REAL_CLOCK, Clock, PassingError, Retries
 from sightline.storage.s3_errors import (
     Access,
     ConditionFailedError,
@@ -81,7 +80,9 @@ class S3Storage:
         UserError: If the address is malformed, or there are no credentials.
     """
 
-    def __init__(self, uri: str, config: StorageConfig | None = None, clock: Clock = time) -> None:
+    def __init__(
+        self, uri: str, config: StorageConfig | None = None, clock: Clock = REAL_CLOCK
+    ) -> None:
         self.bucket, self._prefix = _parse(uri)
         self.uri = f"s3://{self.bucket}/{self._prefix}".rstrip("/")
         self._config = StorageConfig.from_environment() if config is None else config

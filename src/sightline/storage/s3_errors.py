@@ -31,7 +31,9 @@ _WRONG_KEYS = {
     "InvalidToken",
     "InvalidSecurity",
     "AuthFailure",
+    "XAdminUserNotFound",  # versitygw's word for an unknown key id, with status 404
 }
+_ABSENT_CODES = {"", "404", "NoSuchKey", "NoSuchUpload", "NoSuchVersion", "NotFound"}
 
 
 class ConditionFailedError(Exception):
@@ -81,7 +83,7 @@ def explain_refusal(refusal: Refusal, target: Target, access: Access) -> Excepti
             f"there is no bucket {target.bucket} at {target.endpoint}: "
             "create it, or mend the address or s3_endpoint_url"
         )
-    if status == 404:
+    if status == 404 and code in _ABSENT_CODES:
         return NotFoundError(f"nothing is stored at {target.uri}")
     if code == "RequestTimeTooSkewed":
         return UserError(_explain_skew(refusal, target))
