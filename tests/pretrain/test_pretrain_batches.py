@@ -1,46 +1,133 @@
 import itertools
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sightline.config import UserError
+from sightline.data import open_dataset
+from sightline.data.stream import ArrayStream, ImageStream
 from sightline.pretrain import PretrainConfig
-from sightline.pretrain.batches import RankBatches, epoch_order, load_batches
+from sightline.pretrain.batches import TrainingOrder, group_number, load_batches
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_the_processes_shares_make_up_the_batches_of_one_process(world_size):
-    config = PretrainConfig(global_batch_size=8, epochs=3)
-    alone = list(RankBatches(27, config, 0, 1))
-    shares = [list(RankBatches(27, config, rank, world_size)) for rank in range(world_size)]
-    joined = [list(itertools.chain(*parts)) for parts in zip(*shares, strict=True)]
-    assert joined == alone
+@pytest.fixture
+def stream(labelled_dataset):
+    """Return the 36 training images of three classes in batches of 8."""
+    return ImageStream(open_dataset(labelled_dataset), batch_size=8, seed=0, cache_bytes=2**20)
 
 
-def test_an_epoch_sees_every_image_once_and_leaves_out_the_incomplete_batch():
-    config = PretrainConfig(global_batch_size=8, epochs=2)
-    batches = list(RankBatches(27, config, 0, 1))
-    assert [len(batch) for batch in batches] == [8] * 6
+def places(order):
+    return [[(epoch, image.index) for epoch, image in batch] for batch in order]
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_the_processes_shares_make_up_the_batches_of_one_process(world_size, stream):
+    alone = places(TrainingOrder(stream, 3))
+    shares = [
+        places(TrainingOrder(stream, 3, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    assert all(len(share) == 8 // world_size for batches in shares for share in batches)
+    joined = [sorted(itertools.chain(*parts)) for parts in zip(*shares, strict=True)]
+    assert joined == [sorted(batch) for batch in alone]
+
+
+def test_an_epoch_sees_every_image_once_and_leaves_out_the_incomplete_batch(stream):
+    order = TrainingOrder(stream, 2)
+    batches = places(order)
+    assert [len(batch) for batch in batches] == [8] * 8
+    assert len(order) == 8
     for epoch in (1, 2):
         seen = [index for batch in batches for e, index in batch if e == epoch]
-        assert len(seen) == len(set(seen)) == 24
+        assert len(seen) == len(set(seen)) == 32
+    assert batches[:4] != batches[4:]
 
 
-def test_each_epoch_and_seed_has_its_own_order():
-    assert sorted(epoch_order(9, 0, 1)) == list(range(9))
-    orders = [epoch_order(9, 0, 1), epoch_order(9, 0, 2), epoch_order(9, 1, 1)]
-    assert len({tuple(order) for order in orders}) == 3
+def test_only_training_images_are_seen(stream, labelled_dataset):
+    known = {sample.sha256 for sample in open_dataset(labelled_dataset).split("train").samples}
+    seen = {image.sample.sha256 for batch in TrainingOrder(stream, 3) for _, image in batch}
+    assert seen == known
 
 
-def test_views_are_the_same_whatever_the_number_of_loader_processes():
+@pytest.mark.parametrize("position", [(1, 0), (1, 3), (2, 0), (2, 2), (3, 4)])
+def test_from_a_position_on_the_batches_are_those_of_the_whole_run(position, stream):
+    epoch, step = position
+    rest = TrainingOrder(stream, 3, start_epoch=epoch, start_step=step)
+    whole = places(TrainingOrder(stream, 3))
+    assert places(rest) == whole[4 * (epoch - 1) + step :]
+    assert len(rest) == len(whole) - 4 * (epoch - 1) - step
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_resumed_process_sees_its_own_share_of_the_rest(rank, stream):
+    share = {"rank": rank, "world_size": 2}
+    rest = TrainingOrder(stream, 2, **share, start_epoch=2, start_step=1)
+    assert places(rest) == places(TrainingOrder(stream, 2, **share))[5:]
+
+
+@pytest.fixture(params=["arrays", "shards"])
+def source(request, stream):
+    if request.param == "shards":
+        return stream
     random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (40, 48, 3), dtype=np.uint8) for _ in range(6)]
+    images = [random.integers(0, 256, (40, 48, 3), dtype=np.uint8) for _ in range(17)]
+    groups = [f"patient {index % 3}" for index in range(17)]
+    return ArrayStream(images, groups, batch_size=8, seed=0)
+
+
+def test_views_are_the_same_whatever_the_number_of_loader_processes(source):
     batches = []
     for processes in (0, 2):
         config = PretrainConfig(
-            image_size=32, global_batch_size=2, epochs=2, loader_processes=processes
+            image_size=32, global_batch_size=8, epochs=2, loader_processes=processes
         )
-        batches.append(list(load_batches(images, config, torch.device("cpu"))[0]))
-    assert len(batches[0]) == len(batches[1]) == 6
+        batches.append(list(load_batches(source, config, torch.device("cpu"))))
+    assert len(batches[0]) == len(batches[1]) == 2 * source.steps_per_epoch
     for one, other in zip(*batches, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_batch_carries_the_numbers_of_its_images_groups(source):
+    config = PretrainConfig(image_size=32, global_batch_size=8, epochs=1)
+    expected = [
+        [group_number(image.sample.group) for _, image in batch]
+        for batch in TrainingOrder(source, 1)
+    ]
+    found = [
+        numbers.tolist() for _, _, numbers in load_batches(source, config, torch.device("cpu"))
+    ]
+    assert found == expected
+    assert len({number for batch in found for number in batch}) > 2
+
+
+def test_views_do_not_depend_on_what_else_is_in_the_batch(labelled_dataset):
+    # The counters are seed, epoch, image and view: another batch size changes none of them.
+    dataset = open_dataset(labelled_dataset)
+    seen = []
+    for size in (2, 6):
+        stream = ImageStream(dataset, batch_size=size, seed=0, cache_bytes=2**20)
+        config = PretrainConfig(image_size=32, global_batch_size=size, epochs=1)
+        indices = [image.index for batch in TrainingOrder(stream, 1) for _, image in batch]
+        firsts = torch.cat(
+            [first for first, _, _ in load_batches(stream, config, torch.device("cpu"))]
+        )
+        seen.append(dict(zip(indices, firsts, strict=True)))
+    assert len(seen[0]) == len(seen[1]) == 36
+    for index, view in seen[0].items():
+        assert torch.equal(view, seen[1][index])
+
+
+def test_an_altered_shard_stops_the_run_also_in_loader_processes(labelled_dataset, tmp_path):
+    store = shutil.copytree(Path(labelled_dataset).parent, tmp_path / "store")
+    for shard in (store / "shards").iterdir():
+        content = bytearray(shard.read_bytes())
+        content[700:900] = bytes(200)  # inside the first image
+        shard.write_bytes(content)
+    dataset = open_dataset(str(store / Path(labelled_dataset).name))
+    stream = ImageStream(dataset, batch_size=8, seed=0, cache_bytes=2**20)
+    config = PretrainConfig(image_size=32, global_batch_size=8, epochs=1, loader_processes=2)
+    with pytest.raises(UserError, match="was altered"):
+        list(load_batches(stream, config, torch.device("cpu")))

@@ -67,6 +67,15 @@ def test_every_setting_says_what_it_is():
         ({"crop_scale_max": 0.1}, "crop_scale_min must not exceed crop_scale_max"),
         ({"warmup_epochs": 100}, "warmup_epochs must be fewer than epochs, got 100 and 100"),
         ({"workers": 3}, "global_batch_size must be a multiple of workers, got 32 and 3"),
+        (
+            {"workers": 2, "lanes": 3},
+            r"workers must divide the lanes .*got 2 workers: set lanes to 2",
+        ),
+        (
+            {"workers": 16},
+            r"8 of lanes 8 fit global_batch_size 32, got 16 workers: set lanes to 16",
+        ),
+        ({"lanes": 0}, "lanes: input should be greater than or equal to 1"),
         ({"normalize_std": (1, 0, 1)}, "normalize_std must be above 0"),
         ({"global_batch_size": 1}, "global_batch_size: input should be greater than or equal to 2"),
         ({"temperature": 0}, "temperature: input should be greater than 0"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sightline.pretrain import nt_xent_loss
+from sightline.pretrain.loss import chance_loss
 
 
 def plain_nt_xent(first, second, temperature, groups=None):
@@ -53,6 +54,26 @@ def test_a_batch_of_one_group_has_nothing_to_tell_apart():
 def test_batch_without_signal_costs_the_log_of_its_candidates():
     same = torch.ones(4, 8)
     assert nt_xent_loss(same, same, temperature=0.5).item() == pytest.approx(math.log(7))
+
+
+@pytest.mark.parametrize("images", [2, 5, 64])
+def test_chance_without_groups_is_the_log_of_all_candidates(images):
+    assert chance_loss(images) == pytest.approx(math.log(2 * images - 1))
+    assert chance_loss(images, torch.arange(images)) == pytest.approx(math.log(2 * images - 1))
+
+
+def test_chance_counts_the_candidates_that_the_groups_of_a_batch_leave():
+    # Of 16 views an anchor of the six loses its own and the ten of its neighbours, so 5 are left;
+    # the two that stand alone keep 15.
+    expected = (6 * math.log(5) + 2 * math.log(15)) / 8
+    groups = torch.tensor([7, 7, 2**62, 7, 7, -1, 7, 7])
+    assert chance_loss(8, groups) == pytest.approx(expected)
+
+
+def test_chance_is_what_the_loss_is_where_all_projections_are_equal():
+    groups = torch.tensor([0, 1, 1, 2, 0, 0])
+    same = torch.ones(6, 8)
+    assert nt_xent_loss(same, same, 0.5, groups).item() == pytest.approx(chance_loss(6, groups))
 
 
 def test_gradient_is_the_derivative():

@@ -6,7 +6,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.config import UserError
 from sightline.pretrain import PretrainConfig, pretrain
-from sightline.pretrain.batches import chance_loss
 
 
 def test_one_process_gives_the_same_bits_twice(noise_images, tiny_config):
@@ -30,7 +29,7 @@ FLAT = {"temperature": 100.0, "epochs": 1}
 def test_a_view_meets_all_others_of_its_batch_but_not_itself(noise_images, tiny_settings):
     config = PretrainConfig.from_values({**tiny_settings, **FLAT})
     pretrained = pretrain(noise_images, config)
-    assert chance_loss(["one group"] * 17, config) == math.log(15)
+    assert pretrained.chance_loss == pytest.approx(math.log(15))
     assert pretrained.first_loss == pytest.approx(math.log(15), abs=0.02)
 
 
@@ -38,17 +37,19 @@ def test_a_view_meets_all_others_of_its_batch_but_not_itself(noise_images, tiny_
 def test_chance_counts_the_negatives_that_groups_leave(noise_images, tiny_settings, groups, images):
     config = PretrainConfig.from_values({**tiny_settings, **FLAT, "exclude_group_negatives": True})
     names = [f"patient {index % groups}" for index in range(images)]
-    (record,) = pretrain(noise_images[:images], config, names).history
-    assert record.loss == pytest.approx(chance_loss(names, config), abs=0.02)
+    pretrained = pretrain(noise_images[:images], config, names)
+    (record,) = pretrained.history
+    assert record.loss == pytest.approx(pretrained.chance_loss, abs=0.02)
     assert record.loss < math.log(15) - 0.1
 
 
-def test_chance_of_one_batch_of_known_groups(tiny_settings):
-    config = PretrainConfig.from_values({**tiny_settings, "exclude_group_negatives": True})
-    # Of 16 views an anchor of the six loses its own and the ten of its neighbours, so 5 are left;
-    # the two that stand alone keep 15.
+def test_chance_is_the_mean_over_all_batches(noise_images, tiny_settings):
+    settings = {**tiny_settings, "exclude_group_negatives": True, "epochs": 3}
+    config = PretrainConfig.from_values(settings)
+    # All 8 images are in the only batch: six of one group, two that stand alone.
+    pretrained = pretrain(noise_images[:8], config, [*"aaaaaabc"])
     expected = (6 * math.log(5) + 2 * math.log(15)) / 8
-    assert chance_loss([*"aaaaaabc"], config) == pytest.approx(expected)
+    assert pretrained.chance_loss == pytest.approx(expected)
 
 
 def test_preset_seed_trains_everything_by_adam_as_the_notebook_does(noise_images):

@@ -2,90 +2,97 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sightline.data import derived_seed
+from sightline.data.images import decode_image
+from sightline.data.stream import StreamedImage
 from sightline.pretrain.augment import SimCLRViews
 from sightline.pretrain.config import PretrainConfig
 from sightline.training import distributed
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""First views, second views (N, 3, S, S) in 0..1, and the images' places in the data set (N,)."""
+"""First views, second views (N, 3, S, S) in 0..1, and the numbers of the images' groups (N,)."""
+
+EpochImage = tuple[int, StreamedImage]
+"""An epoch, counted from 1, and one of the images it sees."""
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """Return the order in which an epoch, counted from 1, goes through the images."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
-    return torch.randperm(count, generator=generator).tolist()
+class ImageBatches(Protocol):
+    """Where training images come from: a data set's shards, or a notebook's arrays."""
+
+    images: int
+    steps_per_epoch: int
+
+    def batches(
+        self, epoch: int, *, start_step: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[list[StreamedImage]]:
+        """Yield one process's share of every batch of an epoch, from a step on."""
+        ...
 
 
-class RankBatches(Sampler[list[tuple[int, int]]]):
-    """One process's share of every global batch, as pairs of epoch and image, for all epochs.
+class TrainingOrder(Sampler[list[EpochImage]]):
+    """One process's share of every global batch, for all epochs from a position on.
 
     Every process has the same number of steps and of images; the last, incomplete batch of an
     epoch is left out, for NT-Xent depends on the size of its batch.
     """
 
-    def __init__(self, count: int, config: PretrainConfig, rank: int, world_size: int) -> None:
-        self._count = count
-        self._config = config
-        self._share = config.global_batch_size // world_size
-        self._start = rank * self._share
-        self.steps_per_epoch = count // config.global_batch_size
+    def __init__(
+        self,
+        source: ImageBatches,
+        epochs: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        start_epoch: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        self._source = source
+        self._epochs = epochs
+        self._rank = rank
+        self._world_size = world_size
+        self._start = (start_epoch, start_step)
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * self._config.epochs
+        epoch, step = self._start
+        return (self._epochs - epoch + 1) * self._source.steps_per_epoch - step
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for epoch in range(1, self._config.epochs + 1):
-            order = epoch_order(self._count, self._config.seed, epoch)
-            for step in range(self.steps_per_epoch):
-                start = step * self._config.global_batch_size + self._start
-                yield [(epoch, index) for index in order[start : start + self._share]]
-
-
-def chance_loss(groups: Sequence[str], config: PretrainConfig) -> float:
-    """Return the mean NT-Xent loss, in nats, of the training's batches if they had no signal.
-
-    All candidates of an anchor are then equally likely: 2N - 1 in a batch of N images, and with
-    `exclude_group_negatives` two fewer for each other image of the anchor's group.
-
-    Args:
-        groups: Each image's group.
-        config: The settings; they fix which images meet in a batch.
-    """
-    size = config.global_batch_size
-    if not config.exclude_group_negatives:
-        return math.log(2 * size - 1)
-    batches = RankBatches(len(groups), config, rank=0, world_size=1)
-    total = 0.0
-    for batch in batches:
-        together = Counter(groups[index] for _, index in batch)
-        total += sum(n * math.log(2 * (size - n) + 1) for n in together.values())
-    return total / (len(batches) * size)
+    def __iter__(self) -> Iterator[list[EpochImage]]:
+        first_epoch, first_step = self._start
+        for epoch in range(first_epoch, self._epochs + 1):
+            batches = self._source.batches(
+                epoch,
+                start_step=first_step if epoch == first_epoch else 0,
+                rank=self._rank,
+                world_size=self._world_size,
+            )
+            for batch in batches:
+                yield [(epoch, image) for image in batch]
 
 
 class ViewDataset(Dataset[tuple[Tensor, Tensor, int]]):
-    """Two fresh views of an image for each pair of epoch and place."""
+    """Two fresh views of each image, and its group's number.
 
-    def __init__(self, images: Sequence[NDArray[np.uint8]], config: PretrainConfig) -> None:
-        self._images = [torch.from_numpy(image.transpose(2, 0, 1).copy()) for image in images]
+    The batch sampler brings the stored bytes along, so that a loader's process decodes and
+    draws, but opens no connection.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
         self._views = SimCLRViews(config)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        epoch, index = key
-        return (*self._views(self._images[index], epoch, index), index)
+    def __getitem__(self, key: EpochImage) -> tuple[Tensor, Tensor, int]:
+        epoch, (index, sample, content) = key
+        pixels = torch.from_numpy(decode_image(content).transpose(2, 0, 1).copy())
+        return (*self._views(pixels, epoch, index), group_number(sample.group))
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor, int]]:
+    def __getitems__(self, keys: list[EpochImage]) -> list[tuple[Tensor, Tensor, int]]:
         # Work on one small image is too short to be divided: on a busy machine two threads
         # that wait for each other cost 12 times the processor time of one.
         threads = torch.get_num_threads()
@@ -96,18 +103,28 @@ class ViewDataset(Dataset[tuple[Tensor, Tensor, int]]):
             torch.set_num_threads(threads)
 
 
+def group_number(name: str) -> int:
+    """Return a number that stands for a group, without a list of all groups.
+
+    Of a million groups, two share one of the 2^63 numbers with a probability of 1 in 18 million.
+    """
+    return derived_seed("group", name)
+
+
 def load_batches(
-    images: Sequence[NDArray[np.uint8]], config: PretrainConfig, device: torch.device
-) -> tuple[Iterator[Batch], int]:
-    """Return this process's batches of all epochs, one after another, and the steps per epoch."""
-    sampler = RankBatches(len(images), config, distributed.rank(), distributed.world_size())
+    source: ImageBatches, config: PretrainConfig, device: torch.device
+) -> Iterator[Batch]:
+    """Return this process's batches of all epochs, one after another."""
+    order = TrainingOrder(
+        source, config.epochs, rank=distributed.rank(), world_size=distributed.world_size()
+    )
     loader: DataLoader[tuple[Tensor, Tensor, int]] = DataLoader(
-        ViewDataset(images, config),
-        batch_sampler=sampler,
+        ViewDataset(config),
+        batch_sampler=order,
         num_workers=_loader_processes(config, device),
         pin_memory=device.type == "cuda",
     )
-    return iter(loader), sampler.steps_per_epoch
+    return iter(loader)
 
 
 def _loader_processes(config: PretrainConfig, device: torch.device) -> int:

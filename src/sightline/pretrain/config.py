@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -134,6 +135,15 @@ class PretrainConfig(StepConfig):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs in which the learning rate rises in equal steps before the cosine to 0 starts."""
 
+    lanes: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Shares, at most, that an epoch's images are read in side by side; as many as divide
+    global_batch_size. Every batch takes equally from each, so the order of the images depends on
+    this setting and not on workers, which must divide the lanes."""
+
+    cache_mib: Annotated[int, Field(ge=1)] = 1024
+    """Memory, in MiB over all workers, for stored images that are read ahead, or kept for the next
+    epoch; what does not fit is read again from the data set."""
+
     precision: Precision = "float32"
     """Arithmetic of the forward pass. bfloat16 is used only where the processor has it natively,
     else float32; the loss is always computed in float32."""
@@ -222,6 +232,8 @@ class PretrainConfig(StepConfig):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        lanes = math.gcd(self.lanes, self.global_batch_size)
+        shared = self.global_batch_size % self.workers == 0
         rules = {
             f"blur_kernel_px must be odd, got {self.blur_kernel_px}": self.blur_kernel_px % 2 == 1,
             f"blur_kernel_px must be below twice image_size, got {self.blur_kernel_px} and "
@@ -233,7 +245,10 @@ class PretrainConfig(StepConfig):
             f"warmup_epochs must be fewer than epochs, got {self.warmup_epochs} and "
             f"{self.epochs}": self.warmup_epochs < self.epochs,
             f"global_batch_size must be a multiple of workers, got {self.global_batch_size} and "
-            f"{self.workers}": self.global_batch_size % self.workers == 0,
+            f"{self.workers}": shared,
+            f"workers must divide the lanes that images are read in, {lanes} of lanes "
+            f"{self.lanes} fit global_batch_size {self.global_batch_size}, got {self.workers} "
+            f"workers: set lanes to {self.workers}": lanes % self.workers == 0 or not shared,
             f"normalize_std must be above 0, got {self.normalize_std}": min(self.normalize_std) > 0,
         }
         broken = [text for text, holds in rules.items() if not holds]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,6 +56,22 @@ def nt_xent_loss(
             excluded |= groups.repeat(2)[:, None] == everyones
             excluded[torch.arange(len(own), device=own.device), partners] = False
         return contrastive_cross_entropy(similarities, partners, excluded, temperature)
+
+
+def chance_loss(images: int, groups: Tensor | None = None) -> float:
+    """Return what NT-Xent costs, in nats, on a batch of all processes that carries no signal.
+
+    All candidates of an anchor are then equally likely: 2N - 1 in a batch of N images, and where
+    groups are left out of the negatives two fewer for each other image of the anchor's group.
+
+    Args:
+        images: N, over all processes.
+        groups: A number for each of them, shape (N,), as `nt_xent_loss` was given.
+    """
+    if groups is None:
+        return math.log(2 * images - 1)
+    together = (groups[:, None] == groups).sum(dim=1).double()
+    return torch.log(2 * (images - together) + 1).mean().item()
 
 
 def contrastive_cross_entropy(

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, cast
 
 from sightline.config import UserError
 from sightline.data import PackedDataset, open_dataset
+from sightline.data.stream import ImageStream
 from sightline.encoders import save_encoder
-from sightline.pretrain.batches import chance_loss
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.curves import draw_curves, write_history
 from sightline.pretrain.temperature import temperature_figure
-from sightline.pretrain.train import Pretrained, pretrain
+from sightline.pretrain.train import Pretrained, pretrain_from
 from sightline.storage import fetch_artifacts, new_artifacts, require_new
 from sightline.storage.artifacts import publish_skipped, read_json, write_json
-from sightline.telemetry import announce, count, track
+from sightline.telemetry import announce, count
 from sightline.training import distributed
 from sightline.training.devices import device_count, pick_device, seed_everything
 from sightline.training.launch import launch, report_user_errors
@@ -43,22 +42,27 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         return _run_in_workers(uris, config)
     with report_user_errors(), distributed.process_group(pick_device()):
         seed_everything(config.seed)
-        dataset = _unlabelled_images(open_dataset(uris.dataset_uri))
+        dataset = open_dataset(uris.dataset_uri)
         _announce_plan(dataset, config)
-        reading = track(range(len(dataset)), "pretrain: reading images")
-        images = [dataset.read_image(index) for index in reading]
-        pretrained = pretrain(images, config, dataset.groups)
-        metrics = _measure(pretrained, dataset.groups, config)
+        source = _open_stream(dataset, config)
+        pretrained = pretrain_from(source, config)
+        metrics = _measure(pretrained, source, config)
         if distributed.is_main():
             _publish(uris, config, pretrained, metrics)
     return metrics
 
 
-def _unlabelled_images(dataset: PackedDataset) -> PackedDataset:
+def _open_stream(dataset: PackedDataset, config: PretrainConfig) -> ImageStream:
     # Validation and test images are judged later; even without labels the encoder must
     # not have seen them.
-    held_out = ("val", "test")
-    return dataset.take([i for i, s in enumerate(dataset.samples) if s.split not in held_out])
+    return ImageStream(
+        dataset,
+        batch_size=config.global_batch_size,
+        seed=config.seed,
+        lanes=config.lanes,
+        split="train",
+        cache_bytes=config.cache_mib * 2**20 // distributed.world_size(),
+    )
 
 
 def _run_in_workers(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
@@ -79,28 +83,27 @@ def _announce_plan(dataset: PackedDataset, config: PretrainConfig) -> None:
     if not distributed.is_main():
         return
     processes = f"{config.workers} processes" if config.workers > 1 else "one process"
-    groups = count(len(set(dataset.groups)), "group")
+    found = dataset.manifest["counts"]["train"]
+    groups = count(found["groups"], "group")
     announce(
         "pretrain",
-        f"SimCLR on {len(dataset)} images of {groups}: {config.encoder} "
+        f"SimCLR on {found['images']} images of {groups}: {config.encoder} "
         f"at {config.image_size} px, {count(config.epochs, 'epoch')} in batches of "
         f"{config.global_batch_size}, {processes} on {pick_device().type}",
     )
 
 
-def _measure(
-    pretrained: Pretrained, groups: Sequence[str], config: PretrainConfig
-) -> dict[str, Any]:
+def _measure(pretrained: Pretrained, source: ImageStream, config: PretrainConfig) -> dict[str, Any]:
     seconds = sum(record.seconds for record in pretrained.history)
-    steps = len(groups) // config.global_batch_size * config.epochs
+    steps = source.steps_per_epoch * config.epochs
     return {
         "epochs": config.epochs,
-        "images": len(groups),
+        "images": source.images,
         "steps": steps,
         "global_batch_size": config.global_batch_size,
         "first_loss_nats": pretrained.first_loss,
         "final_loss_nats": pretrained.history[-1].loss,
-        "chance_loss_nats": chance_loss(groups, config),
+        "chance_loss_nats": pretrained.chance_loss,
         "embedding_std": pretrained.embedding_std,
         "images_per_second": steps * config.global_batch_size / max(seconds, 1e-9),
         "seconds": seconds,

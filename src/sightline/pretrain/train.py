@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from sightline.config import UserError
 from sightline.data import derived_seed
+from sightline.data.stream import ArrayStream
 from sightline.encoders import Encoder, EncoderSpec, build_encoder
-from sightline.pretrain.batches import Batch, load_batches
+from sightline.pretrain.batches import Batch, ImageBatches, load_batches
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.head import ProjectionHead
-from sightline.pretrain.loss import nt_xent_loss
+from sightline.pretrain.loss import chance_loss, nt_xent_loss
 from sightline.telemetry import announce, count, format_duration, track
 from sightline.training import distributed
 from sightline.training.devices import autocast, pick_device
@@ -49,6 +50,8 @@ class Pretrained(NamedTuple):
     history: list[EpochRecord]
     first_loss: float
     """Loss of the very first step in nats, before anything was learned."""
+    chance_loss: float
+    """Mean loss in nats of the same batches if they had no signal."""
     embedding_std: float
     """Spread of the last projections: 1 in all directions alike, 0 collapsed to one point."""
 
@@ -97,10 +100,29 @@ def pretrain(
         UserError: If there are fewer images than a batch, needed groups are missing, or the loss
             is no longer a number.
     """
-    if len(images) < config.global_batch_size:
-        way_out = f", or set global_batch_size to {len(images)} or less" if len(images) > 1 else ""
+    _require_groups(groups, len(images), config)
+    source = ArrayStream(
+        images,
+        groups or None,
+        batch_size=config.global_batch_size,
+        seed=config.seed,
+        lanes=config.lanes,
+    )
+    return pretrain_from(source, config)
+
+
+def pretrain_from(source: ImageBatches, config: PretrainConfig) -> Pretrained:
+    """Learn an encoder as `pretrain` does, from images that are read while it learns.
+
+    Raises:
+        UserError: If there are fewer images than a batch, an image cannot be read, or the loss is
+            no longer a number.
+    """
+    if source.images < config.global_batch_size:
+        found = source.images
+        way_out = f", or set global_batch_size to {found} or less" if found > 1 else ""
         raise UserError(
-            f"one batch needs {config.global_batch_size} images, got {len(images)}: "
+            f"one batch needs {config.global_batch_size} images, got {found}: "
             f"add images to the train split{way_out}"
         )
     device = pick_device()
@@ -109,11 +131,12 @@ def pretrain(
     optimizer = build_optimizer(
         config.optimizer, network, config.learning_rate, config.weight_decay, config.momentum
     )
-    numbers = _group_numbers(groups, len(images), config, device)
-    batches, steps_per_epoch = load_batches(images, config, device)
+    steps_per_epoch = source.steps_per_epoch
+    batches = load_batches(source, config, device)
     clock = _Clock(config, steps_per_epoch)
     history: list[EpochRecord] = []
     first_loss = math.nan
+    chance = 0.0
     projections = torch.empty(0)
     network.train()
     for epoch in range(1, config.epochs + 1):
@@ -125,13 +148,14 @@ def pretrain(
         start = time.monotonic()
         total = torch.zeros((), dtype=torch.float64)
         for step, batch in enumerate(_epoch_of(batches, epoch, steps_per_epoch), start=1):
-            first, second, places = (part.to(device, non_blocking=True) for part in batch)
+            first, second, groups = (part.to(device, non_blocking=True) for part in batch)
             views = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
             with autocast(device, config.precision):
                 projections = trained(views)
-            own_groups = None if numbers is None else numbers[places]
+            own_groups = groups if config.exclude_group_negatives else None
             first, second = projections.chunk(2)
             loss = nt_xent_loss(first, second, config.temperature, own_groups)
+            chance += _chance_loss(own_groups, config)
             value = distributed.all_reduce_mean(loss).item()
             _require_finite(value, epoch, step, config)
             optimizer.zero_grad()
@@ -147,7 +171,8 @@ def pretrain(
         clock.epoch_done(record)
     encoder = network.encoder.cpu().to(memory_format=torch.contiguous_format).eval()
     _require_finite_weights(encoder, config)
-    return Pretrained(encoder, history, first_loss, _spread(projections))
+    chance /= config.epochs * steps_per_epoch
+    return Pretrained(encoder, history, first_loss, chance, _spread(projections))
 
 
 def _epoch_of(batches: Iterator[Batch], epoch: int, steps: int) -> Iterator[Batch]:
@@ -155,21 +180,20 @@ def _epoch_of(batches: Iterator[Batch], epoch: int, steps: int) -> Iterator[Batc
     return track(part, f"pretrain: epoch {epoch}", steps) if distributed.is_main() else part
 
 
-def _group_numbers(
-    groups: Sequence[str], images: int, config: PretrainConfig, device: torch.device
-) -> Tensor | None:
-    if not config.exclude_group_negatives:
-        return None
-    if not groups:
+def _require_groups(groups: Sequence[str], images: int, config: PretrainConfig) -> None:
+    if config.exclude_group_negatives and not groups:
         raise UserError(
             "exclude_group_negatives needs each image's group, got none: pass groups, one name "
             "for each image (a data set's own are dataset.groups), or set "
             "exclude_group_negatives to false"
         )
-    if len(groups) != images:
+    if groups and len(groups) != images:
         raise UserError(f"each image needs one group, got {len(groups)} groups for {images} images")
-    numbers = {name: number for number, name in enumerate(sorted(set(groups)))}
-    return torch.tensor([numbers[name] for name in groups], device=device)
+
+
+def _chance_loss(own_groups: Tensor | None, config: PretrainConfig) -> float:
+    everyones = None if own_groups is None else distributed.all_gather(own_groups)
+    return chance_loss(config.global_batch_size, everyones)
 
 
 def _require_finite(loss: float, epoch: int, step: int, config: PretrainConfig) -> None:

@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+from sightline.data import open_dataset
+from sightline.data.labelled import read_labelled
+from sightline.storage.local import LocalStorage
+
+
+@pytest.mark.parametrize(("split", "images"), [("train", 36), ("val", 12), ("test", 12)])
+def test_a_split_is_read_in_order_with_far_fewer_reads_than_images(
+    split, images, labelled_dataset, monkeypatch
+):
+    dataset = open_dataset(labelled_dataset)
+    chosen = dataset.split(split)
+    expected = [chosen.read_image(place) for place in range(images)]
+    reads = []
+    read_bytes = LocalStorage.read_bytes
+
+    def count(storage, key, *arguments):
+        reads.append(key)
+        return read_bytes(storage, key, *arguments)
+
+    monkeypatch.setattr(LocalStorage, "read_bytes", count)
+    found = read_labelled(dataset, split, "test")
+    # 32 px are stored in about 1.5 kB, so a whole split lies in one shard and one request.
+    assert len(reads) <= 3
+    assert found.samples == chosen.samples
+    assert found.labels.tolist() == chosen.label_indices.tolist()
+    for one, other in zip(found.images, expected, strict=True):
+        assert np.array_equal(one, other)
