@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydicom import encaps, filereader, pixels, uid
 
 from sightline.data.checked import (
@@ -166,15 +166,23 @@ def _check_compressed(file: Any, number: int, syntax: uid.UID) -> None:
     if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
         return  # pydicom checks the length of RLE; JPEG-LS is decoded by what the user installed
     for frame in encaps.generate_frames(file.PixelData, number_of_frames=number):
-        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
-            if image.size != (file.Columns, file.Rows):
-                raise ImageError(
-                    f"a frame of {image.width} x {image.height} pixels where the tags say "
-                    f"{file.Columns} x {file.Rows}"
-                )
+        width, height = _frame_size(frame)
+        if (width, height) != (file.Columns, file.Rows):
+            raise ImageError(
+                f"a frame of {width} x {height} pixels where the tags say "
+                f"{file.Columns} x {file.Rows}"
+            )
         if syntax == uid.JPEGBaseline8Bit:
             # Strict: libjpeg otherwise paints what it lacks gray and only warns.
             simplejpeg.decode_jpeg(frame, strict=True)
+
+
+def _frame_size(frame: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+            return image.size
+    except UnidentifiedImageError:
+        raise ImageError("damaged: a compressed frame starts as none") from None
 
 
 def _hash_patient(number: str) -> str:

@@ -8,6 +8,7 @@ import simplejpeg
 
 JPEG_START = b"\xff\xd8\xff"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+_RARE_TIFF = "a TIFF, damaged or of a rare kind: save it with 8 or 16 bits, gray or RGB"
 # Group 0002 or 0008, little endian, and an element below 0x0100.
 _BARE_DICOM_STARTS = (b"\x02\x00", b"\x08\x00")
 
@@ -47,8 +48,13 @@ def describe_start(content: bytes) -> str:
         b"\x1f\x8b": "a gzip file, such as NIfTI",
         b"version https://git-lfs": "a Git LFS pointer, not the image: run git lfs pull",
         b"<": "a web page or SVG",
-        b"II*\0": "a TIFF of a rare kind: save it with 8 or 16 bits, gray or RGB",
-        b"MM\0*": "a TIFF of a rare kind: save it with 8 or 16 bits, gray or RGB",
+        b"II*\0": _RARE_TIFF,
+        b"MM\0*": _RARE_TIFF,
+        PNG_START: "a damaged PNG",
+        JPEG_START: "a damaged JPEG",
+        b"GIF8": "a damaged GIF",
+        b"RIFF": "a damaged WebP, or another RIFF file",
+        b"BM": "a damaged BMP",
         b"\0\0\0\x0cjP": "JPEG 2000: save it as PNG",
         b"\x93NUMPY": "a NumPy array: save it as PNG or TIFF",
     }
