@@ -151,6 +151,10 @@ def list_image_files(
         for entry in open_storage(findings.uri).list():
             path = PurePosixPath(entry.key)
             suffix = path.suffix.lower()
+            if {".", ".."} & set(entry.key.split("/")):
+                why = "its path holds . or .., which no folder can: rename it"
+                yield reject(findings, _shown(entry.key), Stage.LISTING, why)
+                continue
             if _is_hidden(path):
                 continue
             if not _is_utf8(entry.key):
@@ -205,7 +209,7 @@ def _explain_no_images(findings: Findings, catalogue: Catalogue, others: Counter
         return start + f"none that can be read, such as {first}: {reason}"
     if others:
         listed = ", ".join(f"{files} x {suffix}" for suffix, files in others.most_common(5))
-        return start + f"none: it holds {listed}; PNG, JPEG, TIFF, BMP, GIF and WebP are read"
+        return start + f"none: it holds {listed}; PNG, JPEG, TIFF, BMP, GIF, WebP and DICOM are read"
     return start + "no file at all: check that the folder exists and is not empty"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sightline.config import UserError
 from sightline.prepare.catalogue import KINDS, Catalogue
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.data_report import write_report
@@ -32,9 +36,12 @@ from sightline.prepare.splits import (
 )
 from sightline.prepare.table import match_rows, read_table
 from sightline.prepare.yolo_labels import find_boxes, read_boxes
-from sightline.storage import new_artifacts, require_new
+from sightline.storage import new_artifacts, open_storage, require_new
 from sightline.storage.artifacts import write_json
 from sightline.telemetry import announce, count
+
+# A write that fails for lack of space reaches SQLite as one of these.
+_DATABASE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
@@ -50,7 +57,9 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
         UserError: If the folders hold nothing to work with, or something that spoils a number.
     """
     require_new(uris.out_uri)
+    open_storage(uris.store_uri).require_writable()
     with (
+        _full_disk_told(),
         tempfile.TemporaryDirectory(prefix="sightline-catalogue-") as scratch,
         Catalogue(Path(scratch)) as catalogue,
     ):
@@ -94,6 +103,23 @@ def _prepare(uris: PrepareUris, config: PrepareConfig, catalogue: Catalogue) -> 
         write_report(folder / "data_report.html", metrics, sets, showcase.show_pairs(near), config)
     announce("prepare", f"the data report is {uris.out_uri}/data_report.html")
     return metrics
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        if isinstance(error, OSError) and error.errno not in full:
+            raise
+        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF not in _DATABASE_FULL:
+            raise
+        raise UserError(
+            f"the scratch folder {tempfile.gettempdir()} is full ({error}): prepare needs there "
+            "about 2 KB an image and at most two shards for each set and split; free some space, "
+            "lower shard_size_mib, or name another folder by TMPDIR"
+        ) from None
 
 
 def find_folders(
