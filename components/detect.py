@@ -12,12 +12,13 @@ def detect(
     dataset_uri: str,
     seed: int,
     settings: dict,
+    storage: dict,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Train YOLOv12 on the encoder, and the same detector from scratch."""
     from sightline.pipeline_step import run_pipeline_step
 
     uris = {"encoder_uri": encoder_uri, "dataset_uri": dataset_uri}
-    step = run_pipeline_step("detect", run, uris, settings, {"seed": seed})
+    step = run_pipeline_step("detect", run, uris, settings, {"seed": seed}, storage)
     step.show(metrics=metrics)
     return step.uri

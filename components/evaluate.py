@@ -12,6 +12,7 @@ def evaluate(
     dataset_uri: str,
     seed: int,
     settings: dict,
+    storage: dict,
     metrics: dsl.Output[dsl.Metrics],
     linear: dsl.Output[dsl.ClassificationMetrics],
 ) -> str:
@@ -19,6 +20,6 @@ def evaluate(
     from sightline.pipeline_step import run_pipeline_step
 
     uris = {"encoder_uri": encoder_uri, "dataset_uri": dataset_uri}
-    step = run_pipeline_step("evaluate", run, uris, settings, {"seed": seed})
+    step = run_pipeline_step("evaluate", run, uris, settings, {"seed": seed}, storage)
     step.show(metrics=metrics, classification={"linear": linear})
     return step.uri

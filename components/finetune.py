@@ -12,6 +12,7 @@ def finetune(
     dataset_uri: str,
     seed: int,
     settings: dict,
+    storage: dict,
     metrics: dsl.Output[dsl.Metrics],
     finetuned: dsl.Output[dsl.ClassificationMetrics],
 ) -> str:
@@ -19,6 +20,6 @@ def finetune(
     from sightline.pipeline_step import run_pipeline_step
 
     uris = {"encoder_uri": encoder_uri, "dataset_uri": dataset_uri}
-    step = run_pipeline_step("finetune", run, uris, settings, {"seed": seed})
+    step = run_pipeline_step("finetune", run, uris, settings, {"seed": seed}, storage)
     step.show(metrics=metrics, classification={"finetuned": finetuned})
     return step.uri

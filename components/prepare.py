@@ -17,6 +17,7 @@ def prepare(
     run_id: str,
     job_id: str,
     settings: dict,
+    storage: dict,
     data_report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> NamedTuple("Prepared", run=str, folder=str, images=str, labels=str, boxes=str):
@@ -27,6 +28,6 @@ def prepare(
     run = run_folder(out, run_id, job_id)
     uris = {"images_uri": images_uri, "labels_uri": labels_uri, "boxes_uri": boxes_uri}
     uris |= {"table_uri": table_uri, "store_uri": join_uri(out, "datasets")}
-    step = run_pipeline_step("prepare", run, uris, settings, {})
+    step = run_pipeline_step("prepare", run, uris, settings, {}, storage)
     step.show(metrics=metrics, pages={"data_report.html": data_report})
     return (run, step.uri, *dataset_uris(step))

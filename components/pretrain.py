@@ -12,12 +12,13 @@ def pretrain(
     seed: int,
     workers: int,
     settings: dict,
+    storage: dict,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Learn an encoder from unlabelled images with SimCLR."""
     from sightline.pipeline_step import run_pipeline_step
 
     own = {"seed": seed, "workers": workers}
-    step = run_pipeline_step("pretrain", run, {"dataset_uri": dataset_uri}, settings, own)
+    step = run_pipeline_step("pretrain", run, {"dataset_uri": dataset_uri}, settings, own, storage)
     step.show(metrics=metrics)
     return step.uri

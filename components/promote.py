@@ -19,6 +19,7 @@ def promote(
     gate_floor: float,
     gate_margin: float,
     settings: dict,
+    storage: dict,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Move the champion if the challenger is better."""
@@ -29,6 +30,6 @@ def promote(
     uris |= {"labels_uri": labels_uri, "boxes_uri": boxes_uri}
     uris |= {"models_uri": join_uri(out, "models")}
     own = {"gate_metric": gate_metric, "gate_floor": gate_floor, "gate_margin": gate_margin}
-    step = run_pipeline_step("promote", run, uris, settings, {"seed": seed, **own})
+    step = run_pipeline_step("promote", run, uris, settings, {"seed": seed, **own}, storage)
     step.show(metrics=metrics)
     return step.uri

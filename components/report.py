@@ -15,6 +15,7 @@ def report(
     detect_uri: str,
     seed: int,
     settings: dict,
+    storage: dict,
     page: dsl.Output[dsl.HTML],
     model_card: dsl.Output[dsl.Markdown],
 ) -> str:
@@ -23,6 +24,6 @@ def report(
 
     uris = {"prepare_uri": prepare_uri, "pretrain_uri": pretrain_uri}
     uris |= {"evaluate_uri": evaluate_uri, "finetune_uri": finetune_uri, "detect_uri": detect_uri}
-    step = run_pipeline_step("report", run, uris, settings, {"seed": seed})
+    step = run_pipeline_step("report", run, uris, settings, {"seed": seed}, storage)
     step.show(pages={"report.html": page, "model_card.md": model_card})
     return step.uri

@@ -10,10 +10,12 @@ from typing import Any, NoReturn
 
 from pipelines.parameters import OWN_PARAMETERS
 from pipelines.plan import Plan, finished_steps, make_plan, read_assignments
+from sightline.cli import TRY_LATER
 from sightline.config import SettingsError, UserError, nearest_name, read_values
+from sightline.storage import StorageUnavailableError
 from sightline.telemetry import format_duration
 
-USER_ERROR, DEFECT, INTERRUPTED = 2, 1, 130
+USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 a defect."""
+    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 anything else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {"compile": _compile, "run": _run}
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -56,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"pipelines: {error}", file=sys.stderr)
         return USER_ERROR
+    except StorageUnavailableError as error:
+        print(f"pipelines: {TRY_LATER}{error}", file=sys.stderr)
+        return FAILURE
     except KeyboardInterrupt:
         print("pipelines: stopped from the keyboard", file=sys.stderr)
         return INTERRUPTED
@@ -95,7 +100,7 @@ def _run(argv: Sequence[str]) -> int:
     except StepFailedError as error:
         took = format_duration(time.monotonic() - start)
         print(f"pipelines: {error} (after {took}{_what_stays(plan)})", file=sys.stderr)
-        return USER_ERROR if error.is_user_error else DEFECT
+        return USER_ERROR if error.is_user_error else FAILURE
     except KeyboardInterrupt:
         print(f"\npipelines: stopped from the keyboard{_what_stays(plan)}", file=sys.stderr)
         return INTERRUPTED
@@ -105,7 +110,10 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _what_stays(plan: Plan) -> str:
-    finished = finished_steps(plan)
+    try:
+        finished = finished_steps(plan)
+    except (UserError, StorageUnavailableError):
+        return ""  # what made the run fail is told, not that the same store cannot be asked
     return f"; finished steps stay: {', '.join(finished)}" if finished else ""
 
 
@@ -143,14 +151,17 @@ def _run_parser() -> _Parser:
         description="Run the whole pipeline on this machine, one process a step.",
         allow_abbrev=False,
     )
-    data = parser.add_argument_group("data (at least one of the first three)")
+    data = parser.add_argument_group("data, as paths or s3://… (at least one of the first three)")
     data.add_argument("--images", default="", metavar="FOLDER", help="images without labels")
     data.add_argument("--labels", default="", metavar="FOLDER", help="one folder of images a class")
     data.add_argument("--boxes", default="", metavar="FOLDER", help="images and YOLO label files")
     data.add_argument("--table", default="", metavar="FILE", help="CSV: name, group, split")
     run = parser.add_argument_group("run")
     run.add_argument(
-        "--out", default="", metavar="FOLDER", help="data sets, runs and models [required]"
+        "--out",
+        default="",
+        metavar="FOLDER",
+        help="data sets, runs and models; s3://… too [required]",
     )
     run.add_argument("--run-id", default="", metavar="NAME", help="its folder's name [time, UTC]")
     run.add_argument("--preset", default="seed", help="seed, paper, mri or demo [seed]")
@@ -161,7 +172,8 @@ def _run_parser() -> _Parser:
         action="append",
         default=[],
         metavar="STEP.SETTING=VALUE",
-        help="one setting, such as pretrain.epochs=3; may be repeated; all: docs/settings.md",
+        help="one setting, such as pretrain.epochs=3 or storage.s3_region=eu-central-1; may be "
+        "repeated; all: docs/settings.md",
     )
     run.add_argument(
         "--settings",

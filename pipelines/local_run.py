@@ -15,6 +15,7 @@ from types import FrameType
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Plan
 from pipelines.screen import Screen, StepLog
+from sightline.cli import TRY_LATER
 from sightline.steps import PIPELINE_STEPS
 
 _PROCESS_FILE = "step.pid"
@@ -67,7 +68,7 @@ def explain_failure(step: str, last_lines: list[str]) -> StepFailedError:
     mark = f"sightline {step}: "
     own = [line.removeprefix(mark) for line in last_lines if line.startswith(mark)]
     if own:
-        return StepFailedError(step, own[-1], is_user_error=True)
+        return StepFailedError(step, own[-1], is_user_error=not own[-1].startswith(TRY_LATER))
     told = last_lines[-1] if last_lines else "it ended without a word, as a killed process does"
     return StepFailedError(step, told, is_user_error=False)
 

@@ -9,8 +9,8 @@ from sightline.storage.artifacts import read_json
 
 def describe_outcome(run_uri: str) -> str:
     """Return five lines about a finished run, read from its report and its decision."""
-    summary = read_json(fetch_artifacts(join_uri(run_uri, "report")) / "summary.json")
-    decision = read_json(fetch_artifacts(join_uri(run_uri, "promote")) / "metrics.json")
+    summary = _read(join_uri(run_uri, "report"), "summary.json")
+    decision = _read(join_uri(run_uri, "promote"), "metrics.json")
     classifiers, detectors = summary["protocols"], summary["detection"]
     skipped = summary["skipped_steps"]
     scale = " (demo scale: not numbers to trust)" if summary["demo_scale"]["is_demo_scale"] else ""
@@ -23,6 +23,10 @@ def describe_outcome(run_uri: str) -> str:
             f"  report    {join_uri(run_uri, 'report', 'report.html')}{scale}",
         ]
     )
+
+
+def _read(step_uri: str, name: str) -> Any:
+    return read_json(fetch_artifacts(step_uri, [name]) / name)
 
 
 def _compared(classifiers: Mapping[str, Any], detectors: Mapping[str, Any]) -> str:

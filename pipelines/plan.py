@@ -16,6 +16,7 @@ from sightline.prepare.config import PrepareUris
 from sightline.steps import PIPELINE_STEPS, Step
 from sightline.storage import join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
+from sightline.storage.settings import StorageConfig, use_storage_settings
 
 DATA = {
     "data_images": "images_uri",
@@ -24,6 +25,9 @@ DATA = {
     "data_table": "table_uri",
 }
 """The pipeline's data parameters, and the addresses of step prepare that they become."""
+
+STORAGE = "storage"
+"""What settings of storage are named after where others are named after their step."""
 
 StepSettings = Mapping[str, Mapping[str, Any]]
 
@@ -37,6 +41,7 @@ class Plan:
     data: Mapping[str, str]
     preset: str
     configs: Mapping[str, StepConfig]
+    storage: StorageConfig
 
     @property
     def run_uri(self) -> str:
@@ -54,6 +59,7 @@ class Plan:
             f"settings_{step}": without_own(step, config.to_json())
             for step, config in self.configs.items()
         }
+        settings[f"settings_{STORAGE}"] = self.storage.to_json()
         return {"out": self.out, "run_id": self.run_id, **self.data, **own, **settings}
 
     def describe(self) -> str:
@@ -61,6 +67,8 @@ class Plan:
         given = [f"{name.removeprefix('data_')} {uri}" for name, uri in self.data.items() if uri]
         lines = [f"run {self.run_id}, preset {self.preset}", f"  reads     {'; '.join(given)}"]
         lines.append(f"  writes    {self.run_uri}")
+        if reached := _changed(self.storage, "seed"):
+            lines.append(f"  storage   {reached}")
         for step in PIPELINE_STEPS:
             changed = _changed(self.configs[step.name], self.preset)
             lines.append(f"  {step.name:<9} {step.summary}" + (f" ({changed})" if changed else ""))
@@ -79,23 +87,29 @@ def make_plan(
 ) -> Plan:
     """Check a run before any of its work starts.
 
+    The settings of storage hold in this process from here on: its addresses are asked.
+
     Args:
         out: Folder for data sets, runs and models; "" where none was given.
         run_id: Name of the run's folder; "" makes one of the present time.
         data: The pipeline's data parameters; "" where there is no such data.
         preset: Values that every step starts from.
         own: Settings that have a parameter of their own, where given.
-        settings: The other settings that were given, by step.
+        settings: The other settings that were given, by step, and those of storage.
         problems: What was wrong already when the arguments were read.
 
     Raises:
         SettingsError: If anything is refused, data is missing, or the run's folder already holds
             results; all problems at once.
+        StorageUnavailableError: If an S3 server gives no answer.
     """
     problems = list(problems)
     problems += (
-        f"step {name!r} is unknown{_hint(name, _STEPS)}" for name in settings if name not in _STEPS
+        f"step {name!r} is unknown{_hint(name, _SETTINGS)}"
+        for name in settings
+        if name not in _SETTINGS
     )
+    storage = _use_storage(settings.get(STORAGE, {}), problems)
     preset, own = _take_shared(preset, own, problems)
     configs: dict[str, StepConfig] = {}
     for step in PIPELINE_STEPS:
@@ -115,8 +129,8 @@ def make_plan(
     run_id = run_id or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
         problems.append(f"--run-id needs letters, digits, dots, _ or -, got {run_id!r}")
-    problems += _address_problems(out, place)
-    plan = Plan(_absolute(out), run_id, place, preset, configs)
+    problems += _address_problems(out, place, ask_stores=storage is not None)
+    plan = Plan(_absolute(out), run_id, place, preset, configs, storage or StorageConfig())
     if not problems:
         problems += _results_in_the_way(plan)
     if problems:
@@ -143,21 +157,36 @@ def read_assignments(texts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], l
         step, dot, name = target.partition(".")
         if not (equals and dot and name):
             problems.append(f"--set needs step.setting=value, got {text!r}")
-        elif step not in _STEPS:
-            problems.append(f"--set {text}: step {step!r} is unknown{_hint(step, _STEPS)}")
+        elif step not in _SETTINGS:
+            problems.append(f"--set {text}: step {step!r} is unknown{_hint(step, _SETTINGS)}")
         else:
-            found.setdefault(step, {})[name] = _read_value(_STEPS[step], name, value)
+            found.setdefault(step, {})[name] = _read_value(settings_class(step), name, value)
     return found, problems
 
 
+def settings_class(name: str) -> type[StepConfig]:
+    """Return the class that declares the settings of a pipeline's step, or of storage."""
+    return StorageConfig if name == STORAGE else _STEPS[name].config_class
+
+
 _STEPS: Mapping[str, Step] = {step.name: step for step in PIPELINE_STEPS}
+_SETTINGS = (*_STEPS, STORAGE)
 
 
-def _read_value(step: Step, name: str, text: str) -> Any:
-    field = step.config_class.model_fields.get(name)
+def _read_value(config_class: type[StepConfig], name: str, text: str) -> Any:
+    field = config_class.model_fields.get(name)
     if field is not None and typing.get_origin(field.annotation) is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
+
+
+def _use_storage(values: Mapping[str, Any], problems: list[str]) -> StorageConfig | None:
+    try:
+        use_storage_settings(values)
+        return StorageConfig.from_environment()
+    except SettingsError as error:
+        problems.append(str(error))
+        return None
 
 
 def _take_shared(
@@ -176,7 +205,7 @@ def _take_shared(
     return preset, own
 
 
-def _address_problems(out: str, data: Mapping[str, str]) -> list[str]:
+def _address_problems(out: str, data: Mapping[str, str], ask_stores: bool) -> list[str]:
     problems = []
     if not out:
         problems.append("--out is required: the folder for data sets, runs and models")
@@ -185,7 +214,11 @@ def _address_problems(out: str, data: Mapping[str, str]) -> list[str]:
             open_storage(out)
         except UserError as error:
             problems.append(f"--out: {error}")
-    problems += filter(None, (_data_problem(name, uri) for name, uri in data.items()))
+    problems += (
+        problem
+        for name, uri in data.items()
+        if uri and (ask_stores or _is_local(uri)) and (problem := _data_problem(name, uri))
+    )
     try:
         uris = {DATA[name]: uri for name, uri in data.items()}
         PrepareUris.from_values({**uris, "store_uri": "store", "out_uri": "out"})
@@ -195,23 +228,43 @@ def _address_problems(out: str, data: Mapping[str, str]) -> list[str]:
 
 
 def _data_problem(name: str, uri: str) -> str:
-    if not uri:
-        return ""
     flag = "--" + name.removeprefix("data_")
+    is_table = name == "data_table"
     try:
         open_storage(uri)
+        if _is_local(uri):
+            is_there = _can_be_read(Path(uri.removeprefix("file://")), is_file=is_table)
+        else:
+            is_there = _is_object(uri) if is_table else _holds_objects(uri)
     except UserError as error:
         return f"{flag}: {error}"
-    path = Path(uri.removeprefix("file://"))
-    kind, is_there = ("file", path.is_file) if name == "data_table" else ("folder", path.is_dir)
+    kind = "file" if is_table else "folder"
+    return "" if is_there else f"{flag} needs a {kind} that can be read, got {uri}"
+
+
+def _can_be_read(path: Path, is_file: bool) -> bool:
     # Asked first: below a folder that must not be entered, is_dir() raises instead of answering.
-    if os.access(path, os.R_OK) and is_there():
-        return ""
-    return f"{flag} needs a {kind} that can be read, got {uri}"
+    return os.access(path, os.R_OK) and (path.is_file() if is_file else path.is_dir())
+
+
+def _is_object(uri: str) -> bool:
+    folder, _, name = uri.rpartition("/")
+    return open_storage(folder).exists(name)
+
+
+def _holds_objects(uri: str) -> bool:
+    return next(iter(open_storage(uri).list()), None) is not None
+
+
+def _is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")
 
 
 def _results_in_the_way(plan: Plan) -> list[str]:
-    finished = finished_steps(plan)
+    try:
+        finished = finished_steps(plan)
+    except UserError as error:
+        return [f"--out: {error}"]
     if not finished:
         return []
     return [
@@ -232,6 +285,6 @@ def _changed(config: StepConfig, preset: str) -> str:
     return ", ".join(f"{name} {show_value(value)}" for name, value in changed.items())
 
 
-def _hint(name: str, known: Mapping[str, Any]) -> str:
-    nearest = nearest_name(name, list(known))
+def _hint(name: str, known: Sequence[str]) -> str:
+    nearest = nearest_name(name, known)
     return f", did you mean {nearest}?" if nearest else f", use one of {', '.join(known)}"

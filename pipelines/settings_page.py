@@ -3,6 +3,7 @@
 from sightline.cli import limit_texts, show_value, type_name
 from sightline.config import StepConfig, default_of
 from sightline.steps import COMMANDS, Step
+from sightline.storage.settings import StorageConfig
 
 _HEAD = """# Settings
 
@@ -15,10 +16,18 @@ A setting of step `pretrain` is given as `--epochs 3` to `sightline pretrain`, a
 itself; `--preset` names a set of values to start from.
 """
 
+_STORAGE = """## storage
+
+How `s3://…` is reached: flags of every command, `--set storage.s3_region=eu-central-1` for
+`python -m pipelines run`, the field `settings_storage` of KFP's form, or environment variables
+such as `SIGHTLINE_S3_REGION`. [Storage](storage.md) explains them.
+"""
+
 
 def render_settings_page() -> str:
     """Return the page's Markdown."""
-    return "\n".join([_HEAD, *(_render_step(step) for step in COMMANDS.values())])
+    steps = [_render_step(step) for step in COMMANDS.values()]
+    return "\n".join([_HEAD, *steps, _STORAGE, *_render_settings(StorageConfig), ""])
 
 
 def _render_step(step: Step) -> str:
@@ -28,12 +37,14 @@ def _render_step(step: Step) -> str:
         needed = " (required)" if field.is_required() else ""
         lines.append(f"| `{name}` | {_cell(field.description)}{needed} |")
     if step.config_class.model_fields:
-        lines += ["", "| Setting | Type | Default | What it does |", "| --- | --- | --- | --- |"]
-        lines += (
-            _render_setting(step.config_class, name) for name in step.config_class.model_fields
-        )
+        lines += ["", *_render_settings(step.config_class)]
     presets = _render_presets(step.config_class)
     return "\n".join([*lines, *(["", *presets] if presets else []), ""])
+
+
+def _render_settings(config_class: type[StepConfig]) -> list[str]:
+    head = ["| Setting | Type | Default | What it does |", "| --- | --- | --- | --- |"]
+    return head + [_render_setting(config_class, name) for name in config_class.model_fields]
 
 
 def _render_setting(config_class: type[StepConfig], name: str) -> str:

@@ -17,6 +17,7 @@ from sightline.prepare.config import PrepareConfig
 from sightline.pretrain.config import PretrainConfig
 from sightline.promote.config import PromoteConfig
 from sightline.report.config import ReportConfig
+from sightline.storage.settings import StorageConfig
 
 
 @dsl.pipeline(name="simclr-to-yolo", display_name="SimCLR to YOLOv12")
@@ -39,6 +40,7 @@ def simclr_to_yolo(
     settings_detect: dict = settings_default("detect", DetectConfig),
     settings_report: dict = settings_default("report", ReportConfig),
     settings_promote: dict = settings_default("promote", PromoteConfig),
+    settings_storage: dict = StorageConfig.defaults(),
 ) -> None:
     """Pretrain an encoder, measure it, train a classifier and a detector on it, compare, promote.
 
@@ -65,6 +67,8 @@ def simclr_to_yolo(
         settings_detect: Settings of step detect.
         settings_report: Settings of step report.
         settings_promote: Settings of step promote.
+        settings_storage: How s3://… is reached, in every step; what is left at its default takes
+            the container's SIGHTLINE_S3_… variables. Credentials do not belong here.
     """
     prepared = prepare(
         images_uri=data_images,
@@ -75,6 +79,7 @@ def simclr_to_yolo(
         run_id=run_id,
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         settings=settings_prepare,
+        storage=settings_storage,
     ).set_caching_options(False)  # a folder may hold other images tomorrow
     run = prepared.outputs["run"]
     images = prepared.outputs["images"]
@@ -82,16 +87,36 @@ def simclr_to_yolo(
     boxes = prepared.outputs["boxes"]
 
     encoder = pretrain(
-        run=run, dataset_uri=images, seed=seed, workers=workers, settings=settings_pretrain
+        run=run,
+        dataset_uri=images,
+        seed=seed,
+        workers=workers,
+        settings=settings_pretrain,
+        storage=settings_storage,
     ).outputs["Output"]
     frozen = evaluate(
-        run=run, encoder_uri=encoder, dataset_uri=labels, seed=seed, settings=settings_evaluate
+        run=run,
+        encoder_uri=encoder,
+        dataset_uri=labels,
+        seed=seed,
+        settings=settings_evaluate,
+        storage=settings_storage,
     ).outputs["Output"]
     classifier = finetune(
-        run=run, encoder_uri=encoder, dataset_uri=labels, seed=seed, settings=settings_finetune
+        run=run,
+        encoder_uri=encoder,
+        dataset_uri=labels,
+        seed=seed,
+        settings=settings_finetune,
+        storage=settings_storage,
     ).outputs["Output"]
     detector = detect(
-        run=run, encoder_uri=encoder, dataset_uri=boxes, seed=seed, settings=settings_detect
+        run=run,
+        encoder_uri=encoder,
+        dataset_uri=boxes,
+        seed=seed,
+        settings=settings_detect,
+        storage=settings_storage,
     ).outputs["Output"]
     compared = report(
         run=run,
@@ -102,6 +127,7 @@ def simclr_to_yolo(
         detect_uri=detector,
         seed=seed,
         settings=settings_report,
+        storage=settings_storage,
     ).outputs["Output"]
     promote(
         run=run,
@@ -116,4 +142,5 @@ def simclr_to_yolo(
         gate_floor=gate_floor,
         gate_margin=gate_margin,
         settings=settings_promote,
+        storage=settings_storage,
     ).set_caching_options(False)  # the present champion is no input of the step

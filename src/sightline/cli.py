@@ -20,7 +20,11 @@ from sightline.config import (
     nearest_name,
     read_values,
 )
+from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import StorageConfig
+
+TRY_LATER = "try later: "
+"""What a complaint starts with when there is nothing to mend."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -181,4 +185,5 @@ def _explain_unknown(flag: str, uris_class: type[StepUris], config_class: type[S
 
 def complain(command: str, error: Exception) -> None:
     """Print an error the way a person reads a log at night: one line, no traceback."""
-    print(f"{f'sightline {command}'.rstrip()}: {error}", file=sys.stderr, flush=True)
+    advice = TRY_LATER if isinstance(error, StorageUnavailableError) else ""
+    print(f"{f'sightline {command}'.rstrip()}: {advice}{error}", file=sys.stderr, flush=True)

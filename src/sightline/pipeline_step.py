@@ -6,6 +6,7 @@ that nothing here imports KFP.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
@@ -16,9 +17,11 @@ from typing import Any, Protocol
 from sightline.cli import complain
 from sightline.config import SettingsError, UserError
 from sightline.steps import run_step
-from sightline.storage import fetch_artifacts, join_uri
+from sightline.storage import StorageUnavailableError, fetch_artifacts, join_uri
+from sightline.storage.settings import StorageConfig, use_storage_settings
 
 EXIT_USER_ERROR = 2
+EXIT_FAILURE = 1
 
 
 class Metrics(Protocol):
@@ -66,6 +69,9 @@ class FinishedStep:
             metrics: Receives every protocol's numbers.
             classification: Protocol names, and what receives their confusion matrix and ROC.
             pages: File names in the step's folder, and the pages that receive them.
+
+        Raises:
+            SystemExit: If a page cannot be read back; one line says why.
         """
         if metrics is not None:
             for name, value in _numbers(self.metrics):
@@ -76,7 +82,8 @@ class FinishedStep:
                 _show_classification(found, target)
         for name, page in (pages or {}).items():
             if "skipped" not in self.metrics:
-                shutil.copyfile(fetch_artifacts(self.uri, [name]) / name, page.path)
+                with _told_in_one_line(self.uri.rpartition("/")[2]):
+                    shutil.copyfile(fetch_artifacts(self.uri, [name]) / name, page.path)
 
 
 def run_folder(out: str, run_id: str, job_id: str) -> str:
@@ -99,6 +106,7 @@ def run_pipeline_step(
     uris: Mapping[str, str],
     settings: Mapping[str, Any],
     own: Mapping[str, Any],
+    storage: Mapping[str, Any],
 ) -> FinishedStep:
     """Run one step of a pipeline; its results go to its own folder below the run's.
 
@@ -108,24 +116,34 @@ def run_pipeline_step(
         uris: Where the step reads, and the places outside the run it writes to.
         settings: The step's dict parameter, whole or in part.
         own: Settings that have a pipeline parameter of their own, such as `seed`.
+        storage: How S3 is reached, whole or in part. What equals its default leaves the
+            container's own SIGHTLINE_S3_… variables as they are.
 
     Raises:
-        SystemExit: With code 2, if the user can mend it; one line says what was wrong.
+        SystemExit: With code 2, if the user can mend it, with 1, if a store gives no answer; one
+            line says what was wrong.
     """
     out_uri = join_uri(run, name)
-    try:
+    with _told_in_one_line(name):
+        use_storage_settings(StorageConfig.from_values(storage).model_dump(exclude_defaults=True))
         twice = sorted(set(settings) & set(own))
         if twice:
             raise SettingsError(
                 f"settings_{name} repeats {', '.join(twice)}, which the pipeline carries "
                 "as a parameter of its own: give it there"
             )
-        metrics = run_step(name, {**uris, "out_uri": out_uri}, settings, **own)
-    except UserError as error:
+        return FinishedStep(out_uri, run_step(name, {**uris, "out_uri": out_uri}, settings, **own))
+
+
+@contextlib.contextmanager
+def _told_in_one_line(step: str) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, StorageUnavailableError) as error:
         sys.stdout.flush()
-        complain(name, error)
-        raise SystemExit(EXIT_USER_ERROR) from None
-    return FinishedStep(out_uri, metrics)
+        complain(step, error)
+        code = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE
+        raise SystemExit(code) from None
 
 
 def dataset_uris(prepared: FinishedStep) -> tuple[str, str, str]:

@@ -131,7 +131,7 @@ def test_store_that_gives_no_answer_is_one_line_and_exit_code_1(monkeypatch, cap
     monkeypatch.setattr(Step, "run", property(lambda _: run))
     assert main(["evaluate", *ADDRESSES]) == 1
     assert capsys.readouterr().err == (
-        "sightline evaluate: s3://bucket: no answer in 180 s, 9 tries, last: 503\n"
+        "sightline evaluate: try later: s3://bucket: no answer in 180 s, 9 tries, last: 503\n"
     )
 
 

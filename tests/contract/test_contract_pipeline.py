@@ -16,6 +16,7 @@ from components.report import report
 from pipelines.lint import find_traps
 from pipelines.parameters import own_parameters
 from sightline.steps import PIPELINE_STEPS
+from sightline.storage.settings import StorageConfig
 
 COMPONENTS = {
     component.name: component
@@ -25,6 +26,7 @@ COMPONENTS = {
 DERIVED = {"out_uri", "store_uri", "models_uri"}
 # What a component needs to work them out.
 PLACES = {"out", "run", "run_id", "job_id"}
+DICTS = {"settings", "storage"}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def compiled(tmp_path_factory):
 def test_component_takes_exactly_the_addresses_and_own_settings_of_its_step(step):
     inputs = set(COMPONENTS[step.name].component_spec.inputs)
     addresses = set(step.uris_class.model_fields) - DERIVED
-    assert inputs - PLACES == addresses | set(own_parameters(step.name)) | {"settings"}
+    assert inputs - PLACES == addresses | set(own_parameters(step.name)) | DICTS
 
 
 @pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
@@ -65,6 +67,16 @@ def test_pipeline_shows_every_setting_of_the_step_at_its_own_default(step, compi
         if name in parameters:
             shown[name] = parameters[name]["defaultValue"]
     assert step.config_class.from_values(shown) == step.config_class()
+
+
+def test_pipeline_shows_every_setting_of_storage_and_hands_it_to_every_step(compiled):
+    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+    shown = parameters["settings_storage"]["defaultValue"]
+    assert set(shown) == set(StorageConfig.model_fields)
+    assert StorageConfig.from_values(shown) == StorageConfig()
+    for name, task in compiled["root"]["dag"]["tasks"].items():
+        given = task["inputs"]["parameters"]["storage"]
+        assert given == {"componentInputParameter": "settings_storage"}, name
 
 
 @pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)

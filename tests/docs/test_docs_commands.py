@@ -7,7 +7,7 @@ import pytest
 from markdown_pages import PAGES, ROOT, commands
 
 from pipelines.__main__ import main as pipelines_main
-from pipelines.plan import read_assignments
+from pipelines.plan import read_assignments, settings_class
 from sightline.cli import parse_step
 from sightline.steps import COMMANDS
 
@@ -41,7 +41,7 @@ def test_every_setting_that_the_pages_give_a_pipeline_is_accepted() -> None:
         settings, problems = read_assignments(assignments)
         assert problems == []
         for step, values in settings.items():
-            COMMANDS[step].config_class.from_values(values)
+            settings_class(step).from_values(values)
 
 
 def test_every_make_target_of_the_pages_exists() -> None:

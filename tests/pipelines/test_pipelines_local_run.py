@@ -15,6 +15,12 @@ def test_failure_that_the_user_can_mend_is_told_in_the_steps_own_words():
     assert error.is_user_error
 
 
+def test_store_that_gave_no_answer_is_nothing_that_the_user_can_mend():
+    error = explain_failure("prepare", ["sightline prepare: try later: s3://b: no answer in 180 s"])
+    assert str(error) == "step prepare failed: try later: s3://b: no answer in 180 s"
+    assert not error.is_user_error
+
+
 def test_defect_is_told_by_the_last_line_of_its_traceback():
     error = explain_failure("detect", ["Traceback (most recent call last):", "KeyError: 'boxes'"])
     assert str(error) == "step detect failed: KeyError: 'boxes'"

@@ -5,6 +5,8 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.plan import make_plan, read_assignments
 from sightline.config import SettingsError
+from sightline.storage import open_storage
+from sightline.storage.settings import StorageConfig
 
 NO_DATA = {"data_images": "", "data_labels": "", "data_boxes": "", "data_table": ""}
 
@@ -13,6 +15,13 @@ NO_DATA = {"data_images": "", "data_labels": "", "data_boxes": "", "data_table":
 def folder_with_images(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def storage_settings_of_this_test(monkeypatch):
+    # A plan makes its settings of storage hold in the process: each is put back after the test.
+    for name in StorageConfig.model_fields:
+        monkeypatch.setenv(f"SIGHTLINE_{name.upper()}", "")
 
 
 def plan(out, data=None, preset="seed", run_id="first", own=None, **settings):
@@ -40,13 +49,13 @@ def test_run_without_any_images_is_refused(tmp_path):
 
 
 def test_every_folder_and_file_of_data_that_is_not_there_is_told_at_once(tmp_path):
-    data = {"data_labels": "nowhere", "data_boxes": "s3://bucket/boxes", "data_table": "images"}
+    data = {"data_labels": "nowhere", "data_boxes": "ftp://x/boxes", "data_table": "images"}
     with pytest.raises(SettingsError) as refusal:
         plan(tmp_path, data=data)
     assert str(refusal.value).splitlines() == [
         "nothing was started:",
         f"  --labels needs a folder that can be read, got {tmp_path / 'nowhere'}",
-        "  --boxes: cannot open s3://bucket/boxes: give a folder or file://…, got s3://",
+        "  --boxes: cannot open ftp://x/boxes: give s3://bucket/prefix or a folder, got ftp://",
         f"  --table needs a file that can be read, got {tmp_path / 'images'}",
     ]
 
@@ -187,3 +196,71 @@ def test_settings_file_is_read_and_set_wins(tmp_path, capsys):
     message = capsys.readouterr().err
     assert "epochs" not in message
     assert "titel is unknown, did you mean title?" in message
+
+
+def test_storage_settings_reach_every_step_and_are_shown_before_work(tmp_path):
+    made = plan(tmp_path, storage={"s3_region": "eu-central-1", "s3_retries": "3"})
+    shown = {**StorageConfig.defaults(), "s3_region": "eu-central-1", "s3_retries": 3}
+    assert made.arguments()["settings_storage"] == shown
+    assert "  storage   s3_region eu-central-1, s3_retries 3\n" in made.describe()
+
+
+def test_storage_settings_of_the_environment_are_taken_where_none_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_S3_REGION", "eu-central-1")
+    monkeypatch.setenv("SIGHTLINE_S3_RETRIES", "3")
+    storage = plan(tmp_path, storage={"s3_retries": 4}).arguments()["settings_storage"]
+    assert (storage["s3_region"], storage["s3_retries"]) == ("eu-central-1", 4)
+
+
+def test_storage_settings_are_assigned_and_refused_like_those_of_a_step(tmp_path, capsys):
+    assert read_assignments(["storage.s3_region=x"]) == ({"storage": {"s3_region": "x"}}, [])
+    given = ["run", "--images", "images", "--out", str(tmp_path), "--set", "storage.s3_retry=3"]
+    assert main([*given, "--set", "stroage.s3_region=x"]) == 2
+    message = capsys.readouterr().err
+    assert "StorageConfig rejects 1 setting: s3_retry is unknown" in message
+    assert "step 'stroage' is unknown, did you mean storage?" in message
+
+
+def test_no_bucket_is_asked_with_refused_storage_settings():
+    with pytest.raises(SettingsError) as refusal:
+        plan("out", data={"data_images": "s3://no-such-bucket/x"}, storage={"s3_retries": -1})
+    (told,) = refusal.value.problems
+    assert "s3_retries" in told
+
+
+def test_data_and_results_may_lie_in_a_bucket(s3_bucket):
+    bucket = open_storage(s3_bucket)
+    bucket.write_bytes("in/images/a.png", b"an image")
+    bucket.write_bytes("in/table.csv", b"name,group")
+    data = {"data_images": f"{s3_bucket}/in/images", "data_table": f"{s3_bucket}/in/table.csv"}
+    made = plan(f"{s3_bucket}/out", data=data)
+    assert made.run_uri == f"{s3_bucket}/out/runs/first"
+    bucket.write_bytes("out/runs/first/prepare/artifacts.json", b"{}")
+    with pytest.raises(SettingsError, match=r"finished steps \(prepare\).*choose another --run-id"):
+        plan(f"{s3_bucket}/out", data=data)
+
+
+def test_prefixes_that_hold_nothing_and_buckets_that_are_missing_are_told_at_once(s3_bucket):
+    missing = f"s3://missing-{s3_bucket.removeprefix('s3://')}"
+    open_storage(s3_bucket).write_bytes("images-of-another/a.png", b"an image")
+    data = {"data_images": f"{s3_bucket}/images", "data_table": f"{s3_bucket}/table.csv"}
+    with pytest.raises(SettingsError) as refusal:
+        plan("out", data={**data, "data_boxes": f"{missing}/boxes"})
+    images, boxes, table = refusal.value.problems
+    assert images == f"--images needs a folder that can be read, got {s3_bucket}/images"
+    assert boxes.startswith("--boxes: ")
+    assert missing.removeprefix("s3://") in boxes
+    assert table == f"--table needs a file that can be read, got {s3_bucket}/table.csv"
+
+
+def test_out_in_a_missing_bucket_is_refused_before_work(s3_bucket):
+    with pytest.raises(SettingsError, match=r"--out: .*missing-"):
+        plan(f"s3://missing-{s3_bucket.removeprefix('s3://')}/out")
+
+
+def test_server_that_gives_no_answer_ends_with_1_and_one_line(s3_bucket, monkeypatch, capsys):
+    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    given = ["run", "--images", "images", "--out", f"{s3_bucket}/out"]
+    assert main([*given, "--set", "storage.s3_retries=0"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("pipelines: try later: ")

@@ -3,7 +3,10 @@ import json
 import pytest
 from kfp import dsl
 
+from sightline import pipeline_step
 from sightline.pipeline_step import FinishedStep, run_folder, run_pipeline_step
+from sightline.storage import StorageUnavailableError
+from sightline.storage.settings import StorageConfig
 
 SCORES = {
     "labels_used": 10,
@@ -71,7 +74,7 @@ def test_run_folder_that_cannot_be_ends_with_2(out, run_id, capsys):
 
 def test_refused_setting_ends_with_2_and_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        run_pipeline_step("pretrain", str(tmp_path), {}, {"temprature": 1}, {"seed": 0})
+        run_pipeline_step("pretrain", str(tmp_path), {}, {"temprature": 1}, {"seed": 0}, {})
     assert capsys.readouterr().err == (
         "sightline pretrain: PretrainConfig rejects 1 setting: "
         "temprature is unknown, did you mean temperature?\n"
@@ -80,12 +83,64 @@ def test_refused_setting_ends_with_2_and_one_line(tmp_path, capsys):
 
 def test_setting_given_twice_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        run_pipeline_step("pretrain", str(tmp_path), {}, {"seed": 1}, {"seed": 0})
+        run_pipeline_step("pretrain", str(tmp_path), {}, {"seed": 1}, {"seed": 0}, {})
     assert "settings_pretrain repeats seed" in capsys.readouterr().err
 
 
 def test_step_without_data_is_skipped_through_the_pipelines_door(tmp_path):
-    step = run_pipeline_step("pretrain", str(tmp_path), {"dataset_uri": ""}, {}, {"seed": 0})
+    step = run_pipeline_step("pretrain", str(tmp_path), {"dataset_uri": ""}, {}, {"seed": 0}, {})
     assert step.uri == str(tmp_path / "pretrain")
     assert json.loads((tmp_path / "pretrain" / "metrics.json").read_text()) == step.metrics
     assert "skipped" in step.metrics
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Note the storage settings that hold when a step starts; the container has its own."""
+    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT_URL", "http://minio:9000")
+    monkeypatch.setenv("SIGHTLINE_S3_RETRIES", "3")
+    found = []
+
+    def run_step(*given, **more):
+        found.append(StorageConfig.from_environment())
+        return {}
+
+    monkeypatch.setattr(pipeline_step, "run_step", run_step)
+    return found
+
+
+def test_storage_settings_of_the_pipeline_hold_before_the_step_runs(asked):
+    run_pipeline_step("pretrain", "out", {}, {}, {}, {"s3_retries": 4.0})
+    assert asked[0].s3_retries == 4
+
+
+def test_storage_settings_at_their_defaults_leave_those_of_the_container(asked):
+    run_pipeline_step("pretrain", "out", {}, {}, {}, StorageConfig.defaults())
+    assert asked[0].s3_endpoint_url == "http://minio:9000"
+    assert asked[0].s3_retries == 3
+
+
+def test_refused_storage_setting_ends_with_2_before_the_step_runs(asked, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_pipeline_step("pretrain", "out", {}, {}, {}, {"s3_retry": 4})
+    assert "s3_retry is unknown, did you mean s3_retries?" in capsys.readouterr().err
+    assert not asked
+
+
+def test_store_that_gives_no_answer_ends_with_1_and_one_line(monkeypatch, capsys):
+    def run_step(*given, **more):
+        raise StorageUnavailableError("s3://bucket: no answer in 180 s")
+
+    monkeypatch.setattr(pipeline_step, "run_step", run_step)
+    with pytest.raises(SystemExit, match="1"):
+        run_pipeline_step("pretrain", "out", {}, {}, {}, {})
+    assert capsys.readouterr().err == (
+        "sightline pretrain: try later: s3://bucket: no answer in 180 s\n"
+    )
+
+
+def test_page_that_cannot_be_read_back_is_one_line_and_2(tmp_path, capsys):
+    page = dsl.HTML(uri=str(tmp_path / "page"))
+    with pytest.raises(SystemExit, match="2"):
+        FinishedStep(str(tmp_path / "report"), {}).show(pages={"report.html": page})
+    assert capsys.readouterr().err.startswith("sightline report: no finished result under ")
