@@ -4,6 +4,7 @@ import json
 import time
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,8 @@ def test_nothing_within_the_grace_period_is_touched(root: Any):
     root.storage.delete(f"datasets/{version}/manifest.json")
     root.storage.write_bytes(f"datasets/shards/{'0' * 64}.tar", b"of a prepare under way")
     before = root.held()
-    assert root.gc(days_later=0.9, keep_days=0)["removed"] == []
+    for delete in (False, True):
+        assert root.gc(days_later=0.9, keep_days=0, delete=delete)["removed"] == []
     assert root.held() == before
     root.gc(days_later=1.1)
     assert root.held() == set()
@@ -454,6 +456,19 @@ def test_interrupted_anywhere_leaves_no_pointer_to_nothing_and_the_next_run_fini
     assert read_all(kept)
 
 
+def test_several_at_once_do_no_harm(root: Any):
+    union, labels = root.datasets_of_shared_shards([b"a", b"b", b"c"], [b"b"])
+    root.promote("v1", labels)
+    root.run("old", union)
+    root.step("old", "report", {})
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: root.gc(), range(3)))
+    assert root.names("runs") == set()
+    assert root.names("datasets") == {name_of(labels), "shards"}
+    assert len(root.held("datasets/shards/")) == 1
+    assert read_all(labels) == [b"b"]
+
+
 def test_store_that_stops_answering_is_no_reason_to_delete(
     folder: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -500,6 +515,36 @@ def test_version_that_becomes_champion_while_a_run_is_removed_stays(
     assert read_all(dataset) == [b"one"]
     assert "classification/default/versions/v2" in folder.names("models", 4)
     assert roll_back(uris, RollbackConfig())["to"] == "v1"
+
+
+def test_version_that_becomes_champion_while_models_are_removed_stays(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+):
+    folder.promote("v1")
+    folder.promote("v2")
+    uris = RollbackUris(models_uri=join_uri(folder.uri, "models"))
+    roll_back(uris, RollbackConfig())
+    folder.age("", days=100)
+    while_deleting(monkeypatch, "/history/", lambda: folder.promote("v2"))
+    folder.gc(days_later=0)
+    assert "classification/default/versions/v2" in folder.names("models", 4)
+    assert roll_back(uris, RollbackConfig())["to"] == "v1"
+
+
+def test_list_of_samples_that_is_written_again_while_its_manifest_goes_stays(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+):
+    place = f"datasets/{name_of(folder.dataset(b'one'))}"
+    folder.promote("v1")
+    content = folder.storage.read_bytes(f"{place}/samples.jsonl")
+    folder.age("", days=100)
+
+    def upload() -> None:
+        folder.storage.write_bytes(f"{place}/samples.jsonl", content)
+
+    while_deleting(monkeypatch, "manifest.json", upload)
+    folder.gc(days_later=0)
+    assert folder.held("datasets/") == {f"{place}/samples.jsonl"}
 
 
 def test_data_set_that_a_new_run_names_while_others_go_stays(

@@ -1,3 +1,4 @@
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,8 @@ def remove_all_that_is_not_needed(root: Path) -> set[str]:
 
 def test_champion_is_scored_and_rolled_back_after_a_gc(runs_of_root: Any, tmp_path: Path):
     runs = runs_of_root
-    first_set, second_set = runs.dataset(), runs.dataset(seed=1)
+    # Steps are shared by the digests of their data sets, so these are of this test alone.
+    first_set, second_set = runs.dataset(seed=3), runs.dataset(seed=4)
     unneeded = runs.dataset(seed=2)
     first = runs.promote("1", runs.finetune(first_set, wrong=10), first_set)["champion_after"]
     second = runs.promote("2", runs.finetune(second_set), second_set)["champion_after"]
@@ -47,3 +49,20 @@ def test_champion_is_scored_and_rolled_back_after_a_gc(runs_of_root: Any, tmp_pa
     judged = runs.promote("5", runs.finetune(first_set), first_set)
     assert judged["champion_before"]["on_this_test_split"]["value"] == pytest.approx(0.5)
     assert judged["promoted"]
+
+
+def test_model_that_is_stored_already_counts_as_new_when_it_is_promoted_again(
+    runs_of_root: Any,
+):
+    runs = runs_of_root
+    dataset = runs.dataset(seed=3, turned=True)
+    runs.promote("1", runs.finetune(dataset, wrong=10), dataset)
+    second = runs.promote("2", runs.finetune(dataset), dataset)["champion_after"]
+    roll_back(RollbackUris(models_uri=str(runs.models)), RollbackConfig())
+    model = runs.models / "classification/default/versions" / second
+    for path in model.iterdir():
+        os.utime(path, (0, 0))
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    assert runs.promote("3", runs.finetune(dataset), dataset)["promoted"]
+    assert time.time() - (model / "artifacts.json").stat().st_mtime < 600
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before

@@ -10,6 +10,7 @@ from pathlib import Path
 from sightline.data.shards import SHARDS_FOLDER
 from sightline.storage import Entry, join_uri, open_storage
 from sightline.storage.local import LocalStorage
+from sightline.telemetry import track
 
 STEPS = ("prepare", "pretrain", "evaluate", "finetune", "detect", "report", "promote")
 """Folders of a run; the table of steps imports this part of the library, not the other way."""
@@ -86,7 +87,7 @@ class Area:
         """Look through the whole area; memory grows with the units, not with their files."""
         units: dict[str, Unit] = {}
         foreign = Foreign()
-        for entry in self.storage.list():
+        for entry in track(self.storage.list(), f"gc: looking through {self.name}"):
             name = self.unit_of(entry.key)
             if name is None or self._reached_by_a_link(entry.key):
                 foreign.add(join_uri(self.name, entry.key))

@@ -18,7 +18,7 @@ from sightline.gc.needed import CONFIG_FILE, read_champions
 from sightline.gc.survey import Doomed, Limits, Survey, look_through
 from sightline.storage import Entry, join_uri
 from sightline.storage.artifacts import ARTIFACTS_FILE
-from sightline.telemetry import announce, count
+from sightline.telemetry import announce, count, track
 
 _BATCH = 1000
 """Deletions in flight; the list of a run's files is never held whole."""
@@ -61,7 +61,8 @@ class Collection:
                 f"{self.uris.root_uri} holds no data sets, runs or champions of Sightline: give "
                 "the folder that runs were given as out, which holds datasets/, runs/ and models/"
             )
-        announce("gc", "needed: " + ", ".join(f"{n} {what}" for what, n in first.stays.items()))
+        stays = (count(number, noun.removesuffix("s")) for noun, number in first.stays.items())
+        announce("gc", f"needed: {', '.join(stays)}")
         for remove in (self._runs, self._models, self._datasets, self._shards):
             if self.config.delete and remove != self._runs:
                 survey = self._look()  # a champion may have moved, a run or a version arrived
@@ -152,7 +153,7 @@ class Collection:
         unit = Unit(SHARDS_FOLDER)
 
         def doomed() -> Iterator[str]:
-            for entry in area.entries(SHARDS_FOLDER):
+            for entry in track(area.entries(SHARDS_FOLDER), "gc: shards"):
                 if _is_old(entry, self.limits.grace) and not survey.names_shard(entry.key):
                     unit.add(entry)
                     yield entry.key

@@ -180,8 +180,7 @@ def _read_manifest(area: Area, unit: Unit) -> set[bytes]:
         manifest = json.loads(area.storage.read_bytes(key))
         if manifest["format_version"] not in range(1, FORMAT_VERSION + 1):
             raise ValueError(f"format {manifest['format_version']!r}")
-        digest = manifest_digest(manifest)
-        if manifest["digest"] != digest or not digest.startswith(unit.name):
+        if not manifest_digest(manifest).startswith(unit.name):
             raise ValueError("it was altered")
         digests = map(_shard_digest, manifest["shards"])
         return {digest for digest in digests if digest}

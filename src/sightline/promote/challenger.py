@@ -119,6 +119,9 @@ def store_model(
             # Another run that stores the same model may have finished first.
             if not storage.exists(ARTIFACTS_FILE):
                 raise
+    else:
+        # Written again it counts as new, and no gc takes it before it is the champion.
+        storage.write_bytes(ARTIFACTS_FILE, storage.read_bytes(ARTIFACTS_FILE))
     fetch_artifacts(model_uri)
 
 
