@@ -18,6 +18,7 @@ from PIL import Image
 
 from sightline.data import SPLITS, Box, PackedDataset, write_dataset
 from sightline.data.shards import PackedImage
+from sightline.storage import open_storage
 
 CLASSES = ("checks", "columns", "rows")
 
@@ -108,6 +109,20 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     use_server(s3_server, monkeypatch)
     with s3_server.fresh_bucket() as bucket:
         yield f"s3://{bucket}"
+
+
+@pytest.fixture
+def on_s3(s3_bucket: str) -> Callable[[str], str]:
+    """Return `copy(dataset_uri)`: it copies a data set's store to S3, and returns the address."""
+
+    def copy(dataset_uri: str) -> str:
+        store, _, version = dataset_uri.rpartition("/")
+        source, target = open_storage(store), open_storage(f"{s3_bucket}/datasets")
+        for entry in source.list():
+            target.write_bytes(entry.key, source.read_bytes(entry.key))
+        return f"{s3_bucket}/datasets/{version}"
+
+    return copy
 
 
 def draw_pattern(class_name: str, seed: int, side_px: int = 32) -> NDArray[np.uint8]:

@@ -4,12 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from two_processes import run_in_two_processes
 
+from sightline.data import open_dataset
+from sightline.data.stream import ImageStream
 from sightline.pretrain import PretrainConfig, pretrain
+from sightline.pretrain.batches import TrainingOrder
+from sightline.pretrain.train import pretrain_from
+from sightline.storage import fetch_artifacts
+from sightline.storage.artifacts import read_json
+from sightline.training import distributed
 
 SETTINGS = ["--preset", "demo", "--image-size", "32", "--epochs", "1", "--workers", "2"]
 
@@ -54,6 +63,43 @@ def test_both_workers_end_with_the_same_weights_and_tell_the_same_loss(tmp_path)
     assert loss == other_loss
     for name, weight in weights.items():
         assert torch.equal(weight, others[name]), name
+
+
+def seen_here(dataset_uri, rank):
+    world_size = distributed.world_size()
+    stream = ImageStream(open_dataset(dataset_uri), batch_size=8, seed=0, cache_bytes=2**20)
+    order = TrainingOrder(stream, 3, rank=rank, world_size=world_size)
+    return torch.tensor([[image.index for _, image in batch] for batch in order])
+
+
+def test_two_processes_see_the_images_that_one_sees_in_each_step(labelled_dataset, tmp_path):
+    one, other = run_in_two_processes(partial(seen_here, labelled_dataset), tmp_path)
+    assert one.shape == other.shape == (12, 4)
+    together = torch.cat([one, other], dim=1)
+    alone = seen_here(labelled_dataset, 0)
+    assert torch.equal(together.sort(dim=1).values, alone.sort(dim=1).values)
+
+
+def chance_here(dataset_uri, rank):
+    config = PretrainConfig(
+        image_size=32, global_batch_size=8, epochs=2, workers=2, exclude_group_negatives=True
+    )
+    stream = ImageStream(open_dataset(dataset_uri), batch_size=8, seed=0, cache_bytes=2**20)
+    return pretrain_from(stream, config).chance_loss
+
+
+def test_chance_counts_the_groups_of_all_processes(labelled_dataset, tmp_path):
+    expected = chance_here(labelled_dataset, 0)
+    found = run_in_two_processes(partial(chance_here, labelled_dataset), tmp_path)
+    assert found == pytest.approx([expected, expected])
+
+
+def test_two_workers_read_and_publish_on_s3(labelled_dataset, on_s3, s3_bucket):
+    out = f"{s3_bucket}/run/pretrain"
+    ended = start_pretrain(on_s3(labelled_dataset), out, "--global-batch-size", "8")
+    assert ended.returncode == 0, ended.stderr
+    metrics = read_json(fetch_artifacts(out, ["metrics.json"]) / "metrics.json")
+    assert (metrics["images"], metrics["steps"]) == (36, 4)
 
 
 def test_what_a_worker_refuses_is_one_line_and_exit_code_2(labelled_dataset, tmp_path):
