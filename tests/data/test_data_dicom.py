@@ -9,6 +9,7 @@ import sys
 import zlib
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_files import compressed, dicom, dicom_set, item, save
 from PIL import Image
@@ -20,6 +21,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLSLossless,
     RLELossless,
 )
@@ -353,11 +355,16 @@ def test_frame_larger_than_the_tags_say_is_refused_before_decoding(file_format, 
     [(JPEGLSLossless, "JPEG-LS Lossless Image Compression"), (MPEG2MPML, "MPEG2 Main Profile")],
 )
 def test_compression_that_nothing_decodes_is_named(syntax, named, monkeypatch):
-    import pydicom.pixels
-
     decoder = pydicom.pixels.get_decoder(JPEGLSLossless)
     monkeypatch.setattr(decoder, "_available", {})  # whatever this machine has installed
     assert f"DICOM compressed as {named}" in refused(compressed(SMOOTH, b"\0" * 64, syntax))
+
+
+def test_jpeg_of_12_bits_is_refused_by_name():
+    content = compressed(DEEP, coded(SMOOTH[:10], "JPEG"), JPEGExtended12Bit, BitsStored=12)
+    data = pydicom.dcmread(io.BytesIO(content))
+    data.Rows, data.Columns = 10, 48
+    assert "12-bit precision" in refused(save(data))
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])

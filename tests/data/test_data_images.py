@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.data.images import ImageError, check_image, decode_image
+from sightline.data.images import ImageError, decode_image, read_file
 
 CORNERS = np.array([[0, 80, 160], [240, 40, 120]], dtype=np.uint8)
 
@@ -19,6 +19,11 @@ def save(image, file_format="PNG", **options):
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
+
+
+def read(content):
+    (image,) = read_file(content)
+    return image
 
 
 def smooth_gray(height=40, width=60):
@@ -38,7 +43,7 @@ def png_of(width, height, rows, depth=8, color=0):
 
 def test_plain_gray_png_is_read_exactly_and_may_be_stored_as_it_is():
     content = save(Image.fromarray(CORNERS))
-    checked = check_image(content)
+    checked = read(content)
     assert checked.pixels.shape == (2, 3, 3)
     for channel in range(3):
         np.testing.assert_array_equal(checked.pixels[:, :, channel], CORNERS)
@@ -50,7 +55,7 @@ def test_plain_gray_png_is_read_exactly_and_may_be_stored_as_it_is():
 
 def test_plain_jpeg_is_read_close_to_its_picture_and_may_be_stored_as_it_is():
     content = save(Image.fromarray(smooth_gray()), "JPEG", quality=95)
-    checked = check_image(content)
+    checked = read(content)
     assert checked.is_plain
     assert checked.suffix == "jpg"
     assert np.abs(checked.pixels[:, :, 0].astype(int) - smooth_gray()).max() <= 4
@@ -74,7 +79,7 @@ UPRIGHT = {
 def test_every_exif_orientation_comes_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    checked = check_image(save(Image.fromarray(CORNERS), exif=exif))
+    checked = read(save(Image.fromarray(CORNERS), exif=exif))
     np.testing.assert_array_equal(checked.pixels[:, :, 0], UPRIGHT[orientation])
     assert checked.is_plain == (orientation == 1)
 
@@ -82,7 +87,7 @@ def test_every_exif_orientation_comes_upright(orientation):
 def test_rotated_jpeg_is_turned_and_says_so():
     exif = Image.Exif()
     exif[0x0112] = 6
-    checked = check_image(save(Image.fromarray(smooth_gray(40, 60)), "JPEG", exif=exif))
+    checked = read(save(Image.fromarray(smooth_gray(40, 60)), "JPEG", exif=exif))
     assert checked.pixels.shape == (60, 40, 3)
     assert checked.notes == ("turned upright (EXIF orientation 6)",)
     # Turned clockwise: the dark upper left corner comes to the upper right.
@@ -92,7 +97,7 @@ def test_rotated_jpeg_is_turned_and_says_so():
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
 def test_16_bit_gray_is_windowed_and_not_clipped(file_format):
     values = np.arange(1000, 5001, dtype=np.uint16).reshape(1, 4001)
-    checked = check_image(save(Image.fromarray(values), file_format))
+    checked = read(save(Image.fromarray(values), file_format))
     gray = checked.pixels[:, :, 0]
     # Percentiles 0.5 and 99.5 of an even ramp: 1020 and 4980 of 1000 to 5000.
     expected = np.clip((values.astype(float) - 1020) / (4980 - 1020), 0, 1) * 255
@@ -104,7 +109,7 @@ def test_16_bit_gray_is_windowed_and_not_clipped(file_format):
 def test_float_tiff_with_a_nan_is_windowed():
     values = np.linspace(-1, 1, 400, dtype=np.float32).reshape(20, 20)
     values[0, 0] = np.nan
-    checked = check_image(save(Image.fromarray(values), "TIFF"))
+    checked = read(save(Image.fromarray(values), "TIFF"))
     gray = checked.pixels[:, :, 0]
     assert checked.notes[1:] == ("1 pixel not finite, set to the lowest value",)
     assert gray[0, 0] == 0
@@ -115,7 +120,7 @@ def test_float_tiff_with_a_nan_is_windowed():
 def test_infinite_pixels_are_told_with_the_end_that_they_are_set_to():
     values = np.linspace(-1, 1, 400, dtype=np.float32).reshape(20, 20)
     values[0, :4] = [np.nan, -np.inf, np.inf, np.inf]
-    checked = check_image(save(Image.fromarray(values), "TIFF"))
+    checked = read(save(Image.fromarray(values), "TIFF"))
     assert checked.pixels[0, :4, 0].tolist() == [0, 0, 255, 255]
     assert checked.notes[1:] == (
         "2 pixels not finite, set to the lowest value",
@@ -126,19 +131,19 @@ def test_infinite_pixels_are_told_with_the_end_that_they_are_set_to():
 def test_image_without_any_finite_value_is_rejected_with_the_reason():
     values = np.full((8, 8), np.nan, dtype=np.float32)
     with pytest.raises(ImageError, match="holds no finite value"):
-        check_image(save(Image.fromarray(values), "TIFF"))
+        read(save(Image.fromarray(values), "TIFF"))
 
 
 def test_constant_16_bit_image_is_black_and_not_a_division_by_zero():
     values = np.full((8, 8), 700, dtype=np.uint16)
-    assert (check_image(save(Image.fromarray(values))).pixels == 0).all()
+    assert (read(save(Image.fromarray(values))).pixels == 0).all()
 
 
 def test_transparent_parts_are_put_on_black():
     color = np.zeros((2, 2, 4), dtype=np.uint8)
     color[:, :, 0] = 200
     color[:, :, 3] = [[255, 0], [255, 51]]
-    checked = check_image(save(Image.fromarray(color)))
+    checked = read(save(Image.fromarray(color)))
     np.testing.assert_allclose(checked.pixels[:, :, 0], [[200, 0], [200, 40]], atol=1)
     assert checked.notes == ("transparent parts put on black",)
 
@@ -147,20 +152,20 @@ def test_palette_with_a_transparent_entry_is_read_by_its_colours():
     picture = Image.fromarray(np.array([[0, 1], [2, 1]], dtype=np.uint8))
     picture = picture.convert("P")
     picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    plain = check_image(save(picture)).pixels
+    plain = read(save(picture)).pixels
     assert plain.tolist() == [[[10, 20, 30], [40, 50, 60]], [[70, 80, 90], [40, 50, 60]]]
-    holed = check_image(save(picture, transparency=2)).pixels
+    holed = read(save(picture, transparency=2)).pixels
     assert holed.tolist() == [[[10, 20, 30], [40, 50, 60]], [[0, 0, 0], [40, 50, 60]]]
 
 
 def test_one_bit_image_is_black_and_white():
     bits = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).convert("1")
-    assert check_image(save(bits)).pixels[:, :, 0].tolist() == [[0, 255], [255, 0]]
+    assert read(save(bits)).pixels[:, :, 0].tolist() == [[0, 255], [255, 0]]
 
 
 def test_cmyk_jpeg_is_turned_into_rgb():
     red = Image.new("RGB", (16, 16), (250, 20, 20)).convert("CMYK")
-    checked = check_image(save(red, "JPEG", quality=95))
+    checked = read(save(red, "JPEG", quality=95))
     np.testing.assert_allclose(checked.pixels[8, 8], [250, 20, 20], atol=6)
     assert checked.notes == ("CMYK turned into RGB",)
     assert not checked.is_plain
@@ -169,7 +174,7 @@ def test_cmyk_jpeg_is_turned_into_rgb():
 @pytest.mark.parametrize("file_format", ["BMP", "GIF", "TIFF", "WEBP", "PPM"])
 def test_other_formats_are_read_and_stored_as_png(file_format):
     options = {"lossless": True} if file_format == "WEBP" else {}
-    checked = check_image(save(Image.fromarray(CORNERS), file_format, **options))
+    checked = read(save(Image.fromarray(CORNERS), file_format, **options))
     np.testing.assert_array_equal(checked.pixels[:, :, 0], CORNERS)
     assert checked.suffix == "png"
     assert not checked.is_plain
@@ -177,7 +182,7 @@ def test_other_formats_are_read_and_stored_as_png(file_format):
 
 def refused(content):
     with pytest.raises(ImageError) as caught:
-        check_image(content)
+        read(content)
     return str(caught.value)
 
 
@@ -194,7 +199,7 @@ def test_file_cut_short_is_refused(file_format):
 
 def test_png_short_of_rows_is_refused_though_its_checksums_fit():
     whole = (b"\0" + bytes(10)) * 10
-    assert check_image(png_of(10, 10, whole)).pixels.shape == (10, 10, 3)
+    assert read(png_of(10, 10, whole)).pixels.shape == (10, 10, 3)
     assert refused(png_of(10, 10, whole[:55])) == "rows are missing: 55 of 110 bytes of pixels"
 
 
@@ -207,7 +212,7 @@ def test_interlaced_png_counts_its_rows_by_passes():
         parts = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
         content = b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
         if is_whole:
-            assert check_image(content).pixels.shape == (8, 8, 3)
+            assert read(content).pixels.shape == (8, 8, 3)
         else:
             assert "rows are missing" in refused(content)
 

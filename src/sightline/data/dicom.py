@@ -60,6 +60,12 @@ def read_dicom(content: bytes, frames: Literal["refuse", "split"]) -> list[Check
         return _read(content, frames)
     except ImageError:
         raise
+    except RuntimeError as error:
+        # pydicom lists what each of its plugins said, one a line.
+        said = str(error).strip().split("\n")
+        if len(said) < 2:
+            raise name_damage(error) from None
+        raise ImageError(f"DICOM whose pixels cannot be decoded: {said[-1].strip()}") from None
     # A damaged file makes pydicom raise almost anything; each means: not readable.
     except Exception as error:
         raise name_damage(error) from None

@@ -26,7 +26,7 @@ from sightline.data.headers import JPEG_START, describe_start, is_dicom, read_si
 from sightline.data.intensities import window_percentiles
 from sightline.data.png import check_png, png_depth
 
-__all__ = ["CheckedImage", "ImageError", "check_image", "decode_image", "read_file"]
+__all__ = ["CheckedImage", "ImageError", "decode_image", "read_file"]
 
 # Nothing else is tried: Pillow's EPS reader, for one, starts another program.
 _FORMATS = ("PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG")
@@ -231,8 +231,3 @@ def _refuse_frames(image: Image.Image, content: bytes) -> None:
     # A phone's JPEG may carry a preview as a second frame; the first is the picture.
     if frames > 1 and not content.startswith(JPEG_START):
         raise ImageError(f"{frames} frames (animated, or several pages): save each as one file")
-
-
-def check_image(content: bytes) -> CheckedImage:
-    """Read a file that holds one image; read_file without its name."""
-    return read_file(content)[0]
