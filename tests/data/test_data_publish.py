@@ -217,7 +217,8 @@ def test_ranges_tile_the_members_and_count_each_split(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("total", "expected"), [(0, 2**20), (16 * 2**30, 2**20), (2**36, 2**22), (2**50, 2**23)]
+    ("total", "expected"),
+    [(0, 2**21), (2**35, 2**21), (2**36, 2**22), (2**43, 2**23), (2**46, 2**26)],
 )
 def test_range_is_a_16384th_of_the_whole_within_its_bounds(total, expected):
     assert range_size_bytes(total) == expected

@@ -34,8 +34,9 @@ SAMPLES_FILE = "samples.jsonl"
 FORMAT_VERSION = 2
 
 _RANGES = 16_384
-_MIN_RANGE_BYTES = 2**20
+_MIN_RANGE_BYTES = 2 * 2**20
 _MAX_RANGE_BYTES = 8 * 2**20
+_MAX_RANGES = 2**20
 
 
 def publish_dataset(
@@ -153,10 +154,11 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 def range_size_bytes(total_bytes: int) -> int:
     """Return how large a range of a data set of that size may be.
 
-    Small ones mix better, large ones cost fewer requests: a 16,384th of the whole, at least 1 MiB
-    and at most 8 MiB.
+    Small ones mix better, large ones cost fewer requests: a 16,384th of the whole, at least 2 MiB
+    and at most 8 MiB. Beyond 8 TiB they grow again, for every reader holds the list of all.
     """
-    return min(max(total_bytes // _RANGES, _MIN_RANGE_BYTES), _MAX_RANGE_BYTES)
+    usual = min(max(total_bytes // _RANGES, _MIN_RANGE_BYTES), _MAX_RANGE_BYTES)
+    return max(usual, total_bytes // _MAX_RANGES)
 
 
 def _require_stored(store_uri: str, shards: Sequence[Shard]) -> None:

@@ -84,15 +84,15 @@ class ImageStream:
         self._ranges, counts = _split_ranges(dataset, split)
         self.lanes = math.gcd(lanes, batch_size)
         mean_bytes = sum(r.size_bytes for r in self._ranges) // max(1, len(self._ranges))
-        self._order = EpochOrder(
+        self.order = EpochOrder(
             counts,
             batch_size=batch_size,
             lanes=self.lanes,
             mix_ranges=max(1, mix_bytes // (self.lanes * max(1, mean_bytes))),
             seed=seed,
         )
-        self.images = self._order.images
-        self.steps_per_epoch = self._order.steps_per_epoch
+        self.images = self.order.images
+        self.steps_per_epoch = self.order.steps_per_epoch
         self._threads = threads or dataset.storage.parallel_requests
         self._cache: LoadCache[list[StreamedImage]] = LoadCache(
             self._read, lambda number: self._ranges[number].size_bytes, cache_bytes, self._threads
@@ -112,7 +112,7 @@ class ImageStream:
         Raises:
             UserError: If `world_size` does not divide the lanes, or bytes were altered.
         """
-        steps = self._order.batches(
+        steps = self.order.batches(
             epoch, start_step=start_step, lanes=lanes_of(rank, world_size, self.lanes)
         )
         return self._read_steps(steps)
@@ -193,18 +193,18 @@ class ArrayStream:
         self._images = images
         self._groups = groups
         self.lanes = math.gcd(lanes, batch_size)
-        self._order = EpochOrder(
+        self.order = EpochOrder(
             [len(images)], batch_size=batch_size, lanes=self.lanes, mix_ranges=1, seed=seed
         )
-        self.images = self._order.images
-        self.steps_per_epoch = self._order.steps_per_epoch
+        self.images = self.order.images
+        self.steps_per_epoch = self.order.steps_per_epoch
 
     def batches(
         self, epoch: int, *, start_step: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[list[StreamedImage]]:
         """Yield one process's share of every batch, as `ImageStream.batches` does."""
         lanes = lanes_of(rank, world_size, self.lanes)
-        steps = self._order.batches(epoch, start_step=start_step, lanes=lanes)
+        steps = self.order.batches(epoch, start_step=start_step, lanes=lanes)
         return ([self._image(place) for place in step.places.tolist()] for step in steps)
 
     def _image(self, index: int) -> StreamedImage:
