@@ -209,7 +209,8 @@ def _explain_no_images(findings: Findings, catalogue: Catalogue, others: Counter
         return start + f"none that can be read, such as {first}: {reason}"
     if others:
         listed = ", ".join(f"{files} x {suffix}" for suffix, files in others.most_common(5))
-        return start + f"none: it holds {listed}; PNG, JPEG, TIFF, BMP, GIF, WebP and DICOM are read"
+        read = "PNG, JPEG, TIFF, BMP, GIF, WebP and DICOM"
+        return start + f"none: it holds {listed}; {read} are read"
     return start + "no file at all: check that the folder exists and is not empty"
 
 

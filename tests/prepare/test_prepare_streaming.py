@@ -1,0 +1,257 @@
+"""Large, growing and damaged sets, crashes, full disks and buckets: what prepare leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sightline.prepare.run as steps
+from sightline.config import UserError
+from sightline.data import open_dataset
+from sightline.prepare.config import PrepareConfig, PrepareUris
+from sightline.prepare.run import run
+from sightline.prepare.window import map_in_window
+
+BY_GROUP = PrepareConfig(group_pattern=r"(p\d+)_")
+# Kills its process in the middle of its n-th write: the bytes are there, the name is not yet.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+replace, writes = Path.replace, iter(range(1, 1000))
+def kill_or_replace(path, target):
+    if next(writes) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(path, target)
+Path.replace = kill_or_replace
+from sightline.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def make_tree(folder, count, start=0, side=16):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"p{number // 2:05d}_{number}.png")
+    return folder
+
+
+def uris(root, images, out="out"):
+    return PrepareUris(images_uri=str(images), store_uri=f"{root}/store", out_uri=f"{root}/{out}")
+
+
+def command(uris):
+    flags = {"images-uri": uris.images_uri, "store-uri": uris.store_uri, "out-uri": uris.out_uri}
+    return ["prepare", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def versions(store):
+    return sorted(path.parent.name for path in Path(store).glob("*/manifest.json"))
+
+
+def test_results_come_in_order_and_few_items_are_under_way():
+    taken = []
+
+    def items():
+        for number in range(200):
+            taken.append(number)
+            yield number
+
+    for place, result in enumerate(map_in_window(lambda n: 2 * n, items(), threads=3)):
+        assert result == 2 * place
+        assert len(taken) <= place + 1 + 4 * 3
+
+
+def test_large_items_are_under_way_one_by_one():
+    taken = []
+    items = (taken.append(number) or number for number in range(5))
+    for place, _ in enumerate(map_in_window(str, items, 4, size_bytes=lambda _: 300 * 2**20)):
+        assert len(taken) <= place + 2
+
+
+def test_error_of_a_thread_ends_the_stream():
+    with pytest.raises(ZeroDivisionError):
+        list(map_in_window(lambda n: 1 // n, iter([2, 1, 0, 1]), threads=2))
+
+
+def test_memory_stays_flat_when_the_set_grows(tmp_path, monkeypatch):
+    peaks = []
+
+    # Thumbnails are compared in blocks larger than these sets, which has a test of its own.
+    def compare_untraced(catalogue, compare=steps.compare_thumbnails):
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        found = compare(catalogue)
+        tracemalloc.reset_peak()
+        return found
+
+    monkeypatch.setattr(steps, "compare_thumbnails", compare_untraced)
+
+    def peak_bytes(count):
+        images = make_tree(tmp_path / f"{count}", count, side=8)
+        tracemalloc.start()
+        steps.run(uris(tmp_path, images, out=f"out-{count}"), BY_GROUP)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        return max(peaks.pop(), peaks.pop())
+
+    peak_bytes(20)  # whatever is loaded once
+    # 600 more pictures: a thumbnail of each alone would be 600 KB.
+    assert peak_bytes(800) < peak_bytes(200) + 300_000
+
+
+def test_grown_set_keeps_every_group_in_its_split_and_the_old_version_readable(tmp_path):
+    images = make_tree(tmp_path / "images", 60)
+    old = open_dataset(run(uris(tmp_path, images), BY_GROUP)["datasets"]["images"])
+    before = {sample.group: sample.split for sample in old.samples}
+    make_tree(images, 100, start=60)
+    new = open_dataset(run(uris(tmp_path, images, "out-2"), BY_GROUP)["datasets"]["images"])
+    after = {sample.group: sample.split for sample in new.samples}
+    assert len(after) == 80
+    assert {group: after[group] for group in before} == before
+    assert len(list(old.iter_bytes())) == 60
+
+
+def test_two_runs_at_once_leave_one_version_and_both_end_well(tmp_path):
+    images = make_tree(tmp_path / "images", 40)
+    arguments = [sys.executable, "-m", "sightline", *command(uris(tmp_path, images))]
+    both = [subprocess.Popen(arguments, stdout=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate() and process.returncode for process in both] == [0, 0]
+    [version] = versions(tmp_path / "store")
+    assert len(open_dataset(str(tmp_path / "store" / version))) == 40
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["datasets"]["images"].endswith(version)
+
+
+def test_run_killed_at_any_write_leaves_nothing_half_made_and_the_next_one_succeeds(tmp_path):
+    images = make_tree(tmp_path / "images", 24)
+    old = run(uris(tmp_path, images), PrepareConfig())["datasets"]["images"]
+    make_tree(images, 6, start=24)
+    finished = []
+    for write in range(1, 100):
+        place = tmp_path / f"killed-at-{write}"
+        shutil.copytree(tmp_path / "store", place / "store")
+        addresses = uris(place, images)
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED, str(write), *command(addresses)],
+            capture_output=True,
+            check=False,
+        )
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert not (place / "out" / "artifacts.json").exists()
+        assert len(list(open_dataset(f"{place}/store/{Path(old).name}").iter_bytes())) == 24
+        finished.append(len(versions(place / "store")))
+        before = len(list((tmp_path / "store" / "shards").iterdir()))
+        dataset = open_dataset(run(addresses, PrepareConfig())["datasets"]["images"])
+        assert len(list(dataset.iter_bytes())) == 30
+        assert len(versions(place / "store")) == 2
+        after = len(list((place / "store" / "shards").iterdir()))
+    # New shards, samples, manifest; then three files of the step and their list.
+    assert finished == [1] * (after - before + 2) + [2] * 4
+
+
+def test_next_run_reuses_the_shards_of_one_that_was_killed(tmp_path):
+    images = make_tree(tmp_path / "images", 40)
+    arguments = command(uris(tmp_path, images))
+    # The three shards are written first.
+    subprocess.run([sys.executable, "-c", KILLED, "4", *arguments], check=False)
+    shards = {path: path.stat().st_ino for path in (tmp_path / "store" / "shards").glob("*.tar")}
+    assert len(shards) == 3
+    assert versions(tmp_path / "store") == []
+    dataset = open_dataset(run(uris(tmp_path, images), PrepareConfig())["datasets"]["images"])
+    assert len(dataset) == 40
+    assert {
+        path: path.stat().st_ino for path in (tmp_path / "store" / "shards").iterdir()
+    } == shards
+
+
+def test_bucket_gives_the_version_that_a_folder_gives(tmp_path, s3_bucket, s3_server):
+    images = make_tree(tmp_path / "images", 40)
+    client = s3_server.client()
+    for path in images.iterdir():
+        client.upload_file(str(path), s3_bucket.removeprefix("s3://"), f"in/{path.name}")
+    local = run(uris(tmp_path, images), BY_GROUP)
+    remote = run(uris(s3_bucket, f"{s3_bucket}/in"), BY_GROUP)
+    dataset = open_dataset(remote["datasets"]["images"])
+    assert dataset.uri.startswith(f"{s3_bucket}/store/")
+    assert dataset.digest == open_dataset(local["datasets"]["images"]).digest
+    assert len(list(dataset.iter_bytes())) == 40
+    assert {**remote, "datasets": None} == {**local, "datasets": None}
+
+
+def test_labels_boxes_and_a_table_are_read_from_a_bucket(tmp_path, s3_bucket, s3_server):
+    client, bucket = s3_server.client(), s3_bucket.removeprefix("s3://")
+    rows = ["name,split"]
+    for path in make_tree(tmp_path / "images", 12).iterdir():
+        client.upload_file(str(path), bucket, f"boxes/images/{path.name}")
+        text = b"0 0.5 0.5 0.25 0.25\n"
+        client.put_object(Bucket=bucket, Key=f"boxes/labels/{path.stem}.txt", Body=text)
+        rows.append(f"{path.name},{('train', 'val', 'test')[len(rows) % 3]}")
+    client.put_object(Bucket=bucket, Key="boxes/data.yaml", Body=b"names: [ring]")
+    client.put_object(Bucket=bucket, Key="table.csv", Body="\n".join(rows).encode())
+    metrics = run(
+        PrepareUris(
+            boxes_uri=f"{s3_bucket}/boxes",
+            table_uri=f"{s3_bucket}/table.csv",
+            store_uri=f"{s3_bucket}/store",
+            out_uri=f"{s3_bucket}/out",
+        ),
+        PrepareConfig(),
+    )
+    assert [metrics["counts"]["boxes"][s]["images"] for s in ("train", "val", "test")] == [4, 4, 4]
+    assert metrics["counts"]["boxes"]["train"]["classes"] == {"ring": 4}
+
+
+def test_one_damaged_image_in_a_hundred_is_listed(tmp_path):
+    images = make_tree(tmp_path / "images", 100)
+    (images / "p00007_14.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    metrics = run(uris(tmp_path, images), BY_GROUP)
+    assert [entry["name"] for entry in metrics["rejected"]] == ["p00007_14.png"]
+    assert metrics["counts"]["images"]["images"] == 99
+
+
+def test_half_of_the_images_damaged_publishes_nothing(tmp_path):
+    images = make_tree(tmp_path / "images", 40)
+    for path in sorted(images.iterdir())[::2]:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(
+        UserError, match=r"20 of 40 images of images_uri .* are rejected, more than"
+    ):
+        run(uris(tmp_path, images), BY_GROUP)
+    assert versions(tmp_path / "store") == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("limit_bytes", [3_000, 60_000])
+def test_full_disk_is_one_clear_line_and_publishes_nothing(tmp_path, limit_bytes):
+    images = make_tree(tmp_path / "images", 400)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "sightline", *command(uris(tmp_path, images))],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "is full" in ended.stderr
+    assert "name another folder by TMPDIR" in ended.stderr
+    assert versions(tmp_path / "store") == []
+    assert not (tmp_path / "out").exists()
