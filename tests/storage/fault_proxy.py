@@ -59,6 +59,10 @@ class FaultProxy:
         """How many of them were met with a fault."""
         self.drop_headers: frozenset[str] = frozenset()
         """Names of headers that are not handed on, in lower case."""
+        self.refuse_headers: frozenset[str] = frozenset()
+        """Names of headers that the server is to know nothing of, in lower case."""
+        self.hosts: list[str] = []
+        """The Host header of each request."""
         self.stopping = threading.Event()
         self._plans: list[_Plan] = []
         self._lock = threading.Lock()
@@ -73,12 +77,11 @@ class FaultProxy:
 
     def start(self) -> None:
         """Serve, at the same port as before."""
-        proxy = self
+        this = self
 
         class Handler(_Handler):
-            pass
+            proxy = this
 
-        Handler.proxy = proxy
         self.stopping.clear()
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._server.daemon_threads = True
@@ -113,6 +116,8 @@ class FaultProxy:
         self.requests.clear()
         self.faults = 0
         self.drop_headers = frozenset()
+        self.refuse_headers = frozenset()
+        self.hosts.clear()
 
     def heal(self) -> None:
         """Forget every fault that was asked for."""
@@ -165,7 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.proxy.hosts.append(self.headers["Host"])
         fault = self.proxy.choose(self.command, self.path)
+        if self.proxy.refuse_headers & {name.lower() for name in self.headers}:
+            fault = Answer(501, "NotImplemented")
         if self.proxy.stopping.is_set() or fault == RESET:
             self._reset()
         elif fault == SILENCE:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+
 import pytest
 
 from sightline.config import UserError
@@ -57,6 +63,119 @@ def test_list_is_in_key_order_and_filters_by_prefix(storage):
         storage.write_bytes(key, b"")
     assert [entry.key for entry in storage.list()] == ["a/1", "b/1", "b/2", "ba"]
     assert [entry.key for entry in storage.list("b/")] == ["b/1", "b/2"]
+
+
+def test_list_puts_a_folder_where_its_keys_belong(storage):
+    # "-" and "." sort before "/", "0" after it: the order of S3 is that of whole keys.
+    keys = ["a-b", "a.b", "a/-", "a/z/1", "a0", "é", "\N{CJK UNIFIED IDEOGRAPH-732B}"]
+    for key in reversed(keys):
+        storage.write_bytes(key, b"")
+    assert [entry.key for entry in storage.list()] == sorted(keys) == keys
+    assert [entry.key for entry in storage.list("a/z")] == ["a/z/1"]
+    assert [entry.key for entry in storage.list("a/z/")] == ["a/z/1"]
+    assert list(storage.list("a/zz")) == []
+
+
+def test_list_gives_the_first_entries_before_it_has_looked_into_later_folders(storage, tmp_path):
+    for key in ("a/1", "b/1", "c/1"):
+        storage.write_bytes(key, b"")
+    entries = storage.list()
+    assert next(entries).key == "a/1"
+    (tmp_path / "store" / "b" / "2").write_bytes(b"")
+    assert [entry.key for entry in entries] == ["b/1", "b/2", "c/1"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_folder_that_may_not_be_listed_is_named(storage, tmp_path):
+    storage.write_bytes("a/1", b"")
+    (tmp_path / "store" / "a").chmod(0)
+    with pytest.raises(UserError, match=r"cannot list .*/store/a: Permission denied"):
+        list(storage.list())
+
+
+def test_entry_says_when_it_was_written(storage, tmp_path):
+    storage.write_bytes("a", b"")
+    os.utime(tmp_path / "store" / "a", (1e9, 1e9))
+    assert next(storage.list()).modified == 1e9
+
+
+def test_download_gives_the_whole_file_or_leaves_the_old_one(storage, tmp_path):
+    storage.write_bytes("a/b", b"0123456789")
+    target = tmp_path / "folder" / "target"
+    storage.download("a/b", target)
+    with pytest.raises(NotFoundError, match=r"nothing is stored at .*/a/c"):
+        storage.download("a/c", target)
+    assert target.read_bytes() == b"0123456789"
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_file_of_a_killed_writer_is_listed_apart_and_removed(storage, tmp_path):
+    storage.write_bytes("a/kept", b"1")
+    program = (
+        "import os, sys; from pathlib import Path; from sightline.storage.local import replacing\n"
+        "with replacing(Path(sys.argv[1])) as partial:\n"
+        "    partial.write_text('half'); os._exit(9)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "store" / "a" / "torn")]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert [entry.key for entry in storage.list()] == ["a/kept"]
+    (unfinished,) = storage.list_unfinished()
+    assert unfinished.key.startswith("a/.partial-")
+    assert unfinished.size_bytes == 4
+    storage.delete_unfinished(unfinished)
+    assert list(storage.list_unfinished()) == []
+    with pytest.raises(ValueError, match="does not come from list_unfinished"):
+        storage.delete_unfinished(next(storage.list()))
+    assert storage.exists("a/kept")
+
+
+@contextlib.contextmanager
+def full_disk(free_bytes):
+    """Let no file grow beyond a size, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_leaves_the_old_object_and_no_partial_file(storage, tmp_path):
+    storage.write_bytes("kept", b"old")
+    source = tmp_path / "source"
+    source.write_bytes(b"1" * 100_000)
+    calls = [
+        lambda: storage.write_bytes("kept", b"1" * 100_000),
+        lambda: storage.write_if_unchanged("kept", b"1" * 100_000, expected=b"old"),
+        lambda: storage.upload(source, "kept"),
+        lambda: open_storage(str(tmp_path)).download("source", tmp_path / "store" / "kept"),
+    ]
+    for call in calls:
+        with (
+            full_disk(50_000),
+            pytest.raises(UserError, match=r"cannot write .*/kept: File too la"),
+        ):
+            call()
+        assert storage.read_bytes("kept") == b"old"
+        assert [path.name for path in (tmp_path / "store").iterdir()] == ["kept"]
+    storage.write_bytes("kept", b"new")
+    assert storage.read_bytes("kept") == b"new"
+
+
+def test_target_below_a_file_is_told_before_the_work_and_nothing_is_made(tmp_path):
+    (tmp_path / "file").write_text("1")
+    with pytest.raises(UserError, match=r"cannot write below .*/file/out"):
+        open_storage(str(tmp_path / "file" / "out")).require_writable()
+    open_storage(str(tmp_path / "new" / "out")).require_writable()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_deleting_what_cannot_be_deleted_is_told(storage):
+    storage.write_bytes("a/b", b"1")
+    storage.delete("a/b/c")
+    with pytest.raises(UserError, match=r"cannot delete .*/a: "):
+        storage.delete("a")
+    assert storage.exists("a/b")
 
 
 def test_list_follows_links_but_not_in_circles(storage, tmp_path):

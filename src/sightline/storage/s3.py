@@ -112,6 +112,7 @@ class S3Storage:
         A server without conditional puts cannot rule out that another writer comes between: there
         the bytes are read back, so that of two writers the one that was overwritten is told so.
         """
+        self._full_key(key)  # refused before anything is asked of the server
         if expected is None:
             condition = {"IfNoneMatch": "*"}
         else:
