@@ -105,6 +105,20 @@ def test_16_bit_colour_keeps_the_bits_that_differ_in_the_lower_byte():
     assert len(set(shown)) > 250
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_percentiles_of_values_that_repeat_are_numpys(seed):
+    draw = np.random.default_rng(seed)
+    values = draw.integers(0, 40, size=(17, 23 + seed)) ** 2
+    expected = windowed(values.astype(float))
+    unsigned = read(png(values.astype(np.uint16), 0))
+    np.testing.assert_array_equal(unsigned.pixels[:, :, 0], expected)
+    signed = tiff((values - 700).astype(np.int16), ">", sample_format=2)
+    np.testing.assert_array_equal(read(signed).pixels[:, :, 0], expected)
+    colors = np.stack([values, values.T.reshape(values.shape), 3 * values], axis=-1)
+    pixels = read(png(colors.astype(np.uint16), 2)).pixels
+    np.testing.assert_array_equal(pixels, windowed(colors.astype(float)))
+
+
 def test_interlaced_16_bit_colour_is_read_by_its_passes():
     # Adam7: of a 2 x 2 picture pass 1 holds (0, 0), pass 6 (1, 0), pass 7 the second row.
     samples = np.arange(12, dtype=np.uint16).reshape(2, 2, 3) * 300

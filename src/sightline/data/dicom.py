@@ -25,7 +25,7 @@ from sightline.data.checked import (
     name_damage,
     refuse_size,
 )
-from sightline.data.intensities import share_to_8_bit, window_percentiles
+from sightline.data.intensities import find_levels, share_to_8_bit, window_percentiles
 from sightline.telemetry import count
 
 # Of all frames together, when a file is split: 3 bytes a pixel are held at once.
@@ -217,23 +217,24 @@ def _to_8_bit(
 def _gray_to_8_bit(
     file: Any, frame: int, stored: NDArray[Any], padding: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    values, rescaled = _rescale(file, frame, stored)
+    levels = find_levels(stored, padding)
+    values, rescaled = _rescale(file, frame, levels.values)
     share, name = _apply_voi(file, frame, values)
-    seen = slice(None) if padding is None else ~padding
     notes: tuple[str, ...] = ()
     if share is not None:
-        gray = share_to_8_bit(share)
-        counted, shown = values[seen], gray[seen]
-        if shown.size and (shown.min() < shown.max() or counted.min() == counted.max()):
-            beyond = float(np.mean((share[seen] < 0) | (share[seen] > 1)))
-            return gray, (f"{name}, {100 * beyond:.0f} % of the pixels beyond it",)
+        shown = share_to_8_bit(share)
+        seen = levels.counts > 0
+        if np.ptp(shown[seen]) > 0 or np.ptp(values[seen]) == 0:
+            beyond = levels.counts[(share < 0) | (share > 1)].sum() / levels.counts.sum()
+            notes = (f"{name}, {100 * beyond:.0f} % of the pixels beyond it",)
+            return levels.paint(shown), notes
         notes = (f"shows nothing with the {name}",)
     bits = int(file.get("BitsStored", 32))
     if bits <= 8 and stored.dtype.kind == "u" and not rescaled:
-        return share_to_8_bit(stored / (2**bits - 1)), notes
+        return levels.paint(share_to_8_bit(values / (2**bits - 1))), notes
     kind = f"{bits}-bit DICOM gray" if stored.dtype.kind in "iu" else "floating-point DICOM gray"
-    gray, windowed = window_percentiles(values, kind, padding)
-    return gray, (*notes, *windowed)
+    shown, windowed = window_percentiles(levels, values, kind)
+    return levels.paint(shown), (*notes, *windowed)
 
 
 def _rescale(file: Any, frame: int, stored: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:

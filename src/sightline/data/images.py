@@ -23,7 +23,7 @@ from sightline.data.checked import (
 )
 from sightline.data.deep import DeepImage, rawmode_of, read_deep
 from sightline.data.headers import JPEG_START, describe_start, is_dicom, read_size
-from sightline.data.intensities import window_percentiles
+from sightline.data.intensities import find_levels, window_percentiles
 from sightline.data.png import check_png, png_depth
 
 __all__ = ["CheckedImage", "ImageError", "decode_image", "read_file"]
@@ -179,9 +179,9 @@ def _flatten(deep: DeepImage) -> tuple[NDArray[np.uint8], bool, tuple[str, ...]]
     hidden = None if deep.opacity is None else deep.opacity == 0
     if hidden is not None and hidden.all():
         hidden = None
-    pixels, notes = window_percentiles(deep.values, deep.kind, hidden)
-    if deep.white_is_zero:
-        pixels = 255 - pixels
+    levels = find_levels(deep.values, hidden)
+    shown, notes = window_percentiles(levels, levels.values, deep.kind)
+    pixels = levels.paint(255 - shown if deep.white_is_zero else shown)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     if deep.opacity is not None and deep.opacity.min() < 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,50 +11,103 @@ from sightline.data.checked import ImageError
 from sightline.telemetry import count
 
 WINDOW_PERCENTILES = (0.5, 99.5)
+_COUNTED_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The values that an image may have, and how often each counts.
+
+    What is done to each value is then done once, not once a pixel: 16 bits have 65,536 of them, in
+    a few hundred kilobytes, where the pixels as float64 would take 400 MB. An image of wider values
+    has every pixel as a level of its own.
+
+    `values` (n,) float64 and `counts` (n,) int64; `places` is each pixel's level, in the shape of
+    the image.
+    """
+
+    values: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    places: NDArray[np.integer] | None
+    shape: tuple[int, ...]
+
+    def paint(self, shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the image in which every level is what `shown` (n,) says."""
+        return shown.reshape(self.shape) if self.places is None else shown[self.places]
+
+
+def find_levels(stored: NDArray[np.generic], ignored: NDArray[np.bool_] | None = None) -> Levels:
+    """Return the levels of an image.
+
+    Args:
+        stored: Values of any type, shape (height, width) or (height, width, 3).
+        ignored: Pixels that do not count, shape (height, width).
+    """
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
+        native = np.ascontiguousarray(stored, stored.dtype.newbyteorder("="))
+        places = native.view(f"u{native.itemsize}")
+        number = 2 ** (8 * native.itemsize)
+        values = np.arange(number).astype(places.dtype).view(native.dtype).astype(np.float64)
+        counted = (places if ignored is None else places[~ignored]).reshape(-1)
+        counts = np.zeros(number, dtype=np.int64)
+        for start in range(0, counted.size, _COUNTED_AT_ONCE):  # bincount widens to 64 bits
+            counts += np.bincount(counted[start : start + _COUNTED_AT_ONCE], minlength=number)
+        return Levels(values, counts, places, stored.shape)
+    counts = np.ones(stored.shape, dtype=np.int64)
+    if ignored is not None:
+        counts[ignored] = 0
+    return Levels(stored.astype(np.float64).reshape(-1), counts.reshape(-1), None, stored.shape)
 
 
 def window_percentiles(
-    values: NDArray[np.generic], kind: str, ignored: NDArray[np.bool_] | None = None
+    levels: Levels, values: NDArray[np.float64], kind: str
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Spread values between their percentiles 0.5 and 99.5 over 0 to 255, all channels alike.
 
     Args:
-        values: Of any shape and type. What is not finite becomes the lowest value, +inf the
-            highest.
+        levels: Those of the image.
+        values: What each level means, shape (n,). What is not finite becomes the lowest value,
+            +inf the highest.
         kind: What they are, for the note: "16-bit gray".
-        ignored: Places that do not count for the percentiles, shape of `values` or of its first
-            axes.
 
     Returns:
-        The 8-bit values, shape of `values`, and notes on what was done.
+        What each level becomes, shape (n,), and notes on what was done.
 
     Raises:
         ImageError: If no value that counts is finite.
     """
-    exact = values.astype(np.float64)
-    finite = np.isfinite(exact)
-    if ignored is not None:
-        finite &= ~ignored.reshape(ignored.shape + (1,) * (values.ndim - ignored.ndim))
-    counted = exact[finite]
-    if not counted.size:
+    counted = np.isfinite(values) & (levels.counts > 0)
+    if not counted.any():
         raise ImageError("holds no finite value")
-    low, high = np.percentile(counted, WINDOW_PERCENTILES)
+    low, high = _percentiles(values[counted], levels.counts[counted])
     notes = [f"{kind}, values {low:g} to {high:g} spread over 0 to 255"]
-    at_top = int(np.isposinf(exact).sum())
-    at_bottom = int((~np.isfinite(exact)).sum()) - at_top
-    for pixels, end in ((at_bottom, "lowest"), (at_top, "highest")):
-        if pixels:
+    at_top = np.isposinf(values)
+    for found, end in ((~np.isfinite(values) & ~at_top, "lowest"), (at_top, "highest")):
+        if pixels := int(levels.counts[found].sum()):
             notes.append(f"{count(pixels, 'pixel')} not finite, set to the {end} value")
-    return spread(exact, low, high), tuple(notes)
-
-
-def spread(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.uint8]:
-    """Return `low` as 0, `high` as 255, what lies beyond as the nearer of both."""
     # Two finite values may lie further apart than the largest float.
     span = np.clip(high - low, np.finfo(np.float64).tiny, np.finfo(np.float64).max)
-    return share_to_8_bit((np.nan_to_num(values, nan=low) - low) / span)
+    with np.errstate(over="ignore"):  # of an image of one value, what does not occur is infinite
+        share = (np.nan_to_num(values, nan=low) - low) / span
+    return share_to_8_bit(share), tuple(notes)
 
 
 def share_to_8_bit(share: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return 0 as 0 and 1 as 255."""
+    """Return 0 as 0 and 1 as 255, what lies beyond as the nearer of both."""
     return np.round(255 * np.clip(share, 0, 1)).astype(np.uint8)
+
+
+def _percentiles(
+    values: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[np.float64, np.float64]:
+    """Return the two percentiles of values that occur so often, as np.percentile interpolates."""
+    if counts.max() == 1:
+        low, high = np.percentile(values, WINDOW_PERCENTILES)
+        return low, high
+    order = np.argsort(values)
+    values, ends = values[order], np.cumsum(counts[order])
+    ranks = np.asarray(WINDOW_PERCENTILES) / 100 * (ends[-1] - 1)
+    below = values[np.searchsorted(ends, np.floor(ranks), side="right")]
+    above = values[np.searchsorted(ends, np.ceil(ranks), side="right")]
+    low, high = below + (above - below) * (ranks - np.floor(ranks))
+    return low, high
