@@ -138,11 +138,27 @@ def test_small_difference_is_not_called_a_leak(render, metrics):
     assert "for free" not in words
 
 
-def test_without_groups_both_numbers_are_said_to_hold_the_leak(render, metrics):
-    metrics["groups"].update(known=False, source="")
+def test_without_groups_nothing_is_told_as_checked(render, metrics):
+    metrics["groups"].update(known=0, source="none: every image counts as its own group")
+    words = in_words(render())
+    assert "nothing keeps the images of one patient together" in words
+    assert "Checked" not in words
+    assert "All images of a group" not in words
+
+
+def test_without_groups_both_numbers_may_hold_the_leak(render, metrics):
+    metrics["groups"].update(known=0)
+    metrics["pixel_nearest_neighbour"].update(random_split=0.72)
     words = in_words(render())
     assert "both numbers hold the leak" in words
-    assert "for free" not in words
+    assert "which is little" not in words
+
+
+def test_folders_that_keep_patients_together_are_not_called_a_random_split(render, metrics):
+    metrics["groups"].update(known=0)
+    words = in_words(render())
+    assert "23.6 points lie between them although no groups are known" in words
+    assert "both numbers hold the leak" not in words
 
 
 def test_leak_of_a_part_of_the_set_says_so_and_none_leaves_it_out(render, metrics):
