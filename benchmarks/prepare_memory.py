@@ -1,0 +1,99 @@
+"""Claim: when a set grows ten times, prepare needs the same memory and at most 11 times the time.
+
+Each size is prepared by a process of its own, from one folder into another; its peak resident
+memory is what the system counted. Memory that the interpreter and the libraries take before any
+image is read counts, too, and is printed.
+
+python benchmarks/prepare_memory.py [--images 3000] [--growth 10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MEMORY_LIMIT = 1.25
+SIDE_PX = 96
+# The peak is the process's own: that of a child counts what it was before it started another.
+PREPARE = """
+import resource, sys
+from sightline.__main__ import main
+from sightline.prepare import run
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+code = main(["prepare", *sys.argv[1:]])
+print("peak", before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def main() -> int:
+    """Print memory and time of both sizes; 1 if a limit is not kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--growth", type=int, default=10)
+    arguments = parser.parse_args()
+    sizes = (arguments.images, arguments.images * arguments.growth)
+    time_limit = 1.1 * arguments.growth
+    measured = []
+    with tempfile.TemporaryDirectory(prefix="sightline-memory-") as scratch:
+        make_images(Path(scratch, "images"), 0, 50)
+        measure(Path(scratch), "warm-up")  # reads the libraries from disk
+        have = 50
+        for size in sizes:
+            make_images(Path(scratch, "images"), have, size)
+            have = size
+            before_mib, peak_mib, seconds = measure(Path(scratch), f"{size}")
+            measured.append((peak_mib, seconds))
+            print(
+                f"{size:>8} images: peak {peak_mib:.0f} MiB ({before_mib:.0f} before any image), "
+                f"{seconds:.1f} s, {1000 * seconds / size:.2f} ms an image",
+                flush=True,
+            )
+    (small_mib, small_seconds), (large_mib, large_seconds) = measured
+    memory, duration = large_mib / small_mib, large_seconds / small_seconds
+    print(f"memory {memory:.2f} times, limit {MEMORY_LIMIT:g}: ", end="")
+    print("kept" if memory <= MEMORY_LIMIT else "missed")
+    print(f"time {duration:.1f} times, limit {time_limit:g}: ", end="")
+    print("kept" if duration <= time_limit else "missed")
+    return int(memory > MEMORY_LIMIT or duration > time_limit)
+
+
+def make_images(folder: Path, start: int, stop: int) -> None:
+    """Write noisy gray pictures, four of each patient, a thousand a folder."""
+    for number in range(start, stop):
+        random = np.random.default_rng(number)
+        y, x = np.mgrid[:SIDE_PX, :SIDE_PX] / SIDE_PX
+        wave = np.sin(9 * x * random.random() + 6 * y * random.random() + 6 * random.random())
+        gray = 128 + 60 * wave + random.normal(0, 20, size=wave.shape)
+        buffer = io.BytesIO()
+        Image.fromarray(np.clip(gray, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        path = folder / f"{number // 1000}" / f"p{number // 4:06d}_{number % 4}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(buffer.getvalue())
+
+
+def measure(scratch: Path, name: str) -> tuple[float, float, float]:
+    """Prepare what is there; peak MiB before and after, and the seconds of the whole process."""
+    command = [
+        *(sys.executable, "-c", PREPARE, f"--images-uri={scratch / 'images'}"),
+        f"--store-uri={scratch / name / 'datasets'}",
+        f"--out-uri={scratch / name / 'out'}",
+        r"--group-pattern=(p\d+)_",
+    ]
+    start = time.perf_counter()
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - start
+    before, peak = ended.stdout.split()[-2:]
+    return int(before) / 1024, int(peak) / 1024, seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
