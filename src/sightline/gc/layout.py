@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -119,19 +121,19 @@ class Area:
             if self.unit_of(entry.key) and not self._reached_by_a_link(entry.key):
                 yield entry
 
+    def delete(self, key: str) -> None:
+        """Remove an object of ours; one that is not there is no error."""
+        if not self._reached_by_a_link(key):
+            self.storage.delete(key)
+
     def remove_empty_folders(self, name: str) -> None:
         """Remove the folders that a removed unit leaves behind; a bucket has none."""
         if not isinstance(self.storage, LocalStorage):
             return
-        top = self.storage.root / name
-        if not top.is_dir() or top.is_symlink():
-            return
-        below = [path for path in top.rglob("*") if path.is_dir() and not path.is_symlink()]
-        for folder in [*sorted(below, reverse=True), top]:
-            try:
-                folder.rmdir()
-            except OSError:  # it holds something that is not ours, or that is being written
-                continue
+        # Links are neither followed nor removed, and what has just gone is no error.
+        for folder, _, _ in os.walk(self.storage.root / name, topdown=False):
+            with contextlib.suppress(OSError):  # it holds something that is not ours
+                Path(folder).rmdir()
 
 
 def _link_check(uri: str, storage: object) -> Callable[[str], bool]:

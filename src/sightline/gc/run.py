@@ -13,7 +13,7 @@ from sightline.config import UserError
 from sightline.data.publish import MANIFEST_FILE
 from sightline.data.shards import SHARDS_FOLDER
 from sightline.gc.config import GcConfig, GcUris
-from sightline.gc.layout import CHAMPION, HISTORY, STEPS, Area, Unit, split_model
+from sightline.gc.layout import CHAMPION, STEPS, Area, Unit, split_model
 from sightline.gc.needed import CONFIG_FILE, read_champions
 from sightline.gc.survey import Doomed, Limits, Survey, look_through
 from sightline.storage import Entry, join_uri
@@ -107,13 +107,12 @@ class Collection:
     def _models(self, survey: Survey) -> None:
         area = self.areas["models"]
         for doomed in survey.models:
-            place, kind = split_model(doomed.unit.name)
             if self.config.delete:
+                place, _ = split_model(doomed.unit.name)
                 present = read_champions(area, [f"{place}{CHAMPION}"])
                 if doomed.unit.name in present.models:
                     continue
-            first = [] if kind == HISTORY else [ARTIFACTS_FILE]
-            self._unit(area, doomed, self.limits.finished, first)
+            self._unit(area, doomed, self.limits.finished, first=[ARTIFACTS_FILE])
 
     def _datasets(self, survey: Survey) -> None:
         area = self.areas["datasets"]
@@ -140,11 +139,12 @@ class Collection:
                 return
             kept_back = {f"{name}/{key}" for key in last}
             for key in first:
-                area.storage.delete(f"{name}/{key}")
+                area.delete(f"{name}/{key}")
             # What was written since is another's: a prepare that makes the same version again.
             old = (entry.key for entry in area.entries(name) if _is_old(entry, limit))
             delete_all(area, (key for key in old if key not in kept_back))
-            delete_all(area, kept_back)
+            for key in kept_back:
+                area.delete(key)
             area.remove_empty_folders(name)
         self._list(join_uri(area.name, name), doomed.unit, doomed.reason)
 
