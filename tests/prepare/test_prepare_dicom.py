@@ -1,0 +1,119 @@
+"""DICOM through the whole step: whose it is, how many frames it has, what is never told."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from sightline.config import UserError
+from sightline.data import open_dataset
+from sightline.prepare.config import PrepareConfig, PrepareUris
+from sightline.prepare.run import run
+from sightline.prepare.splits import split_of
+
+
+def save_dicom(path, seed, patient="", frames=1):
+    pixels = np.random.default_rng(seed).integers(0, 4096, (frames, 24, 24), dtype=np.uint16)
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, generate_uid()
+    data.Rows = data.Columns = 24
+    data.PhotometricInterpretation, data.SamplesPerPixel = "MONOCHROME2", 1
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
+    data.PixelRepresentation = 0
+    data.PatientID = patient
+    if frames > 1:
+        data.NumberOfFrames = frames
+    data.PixelData = pixels.tobytes()
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+
+
+def hashed(patient):
+    return "patient-" + hashlib.sha256(patient.encode()).hexdigest()[:12]
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """Return a function that prepares `images` and returns metrics and samples."""
+
+    def run_step(**settings):
+        uris = PrepareUris(
+            images_uri=str(tmp_path / "images"),
+            store_uri=str(tmp_path / "store"),
+            out_uri=str(tmp_path / f"out-{len(list(tmp_path.iterdir()))}"),
+            table_uri=settings.pop("table_uri", ""),
+        )
+        metrics = run(uris, PrepareConfig(**settings))
+        return metrics, open_dataset(metrics["datasets"]["images"]).samples
+
+    return run_step
+
+
+def test_patient_is_the_group_and_is_only_told_as_a_hash(tmp_path, prepare):
+    for number in range(40):
+        save_dicom(tmp_path / "images" / f"{number:02d}.dcm", number, f"MRN-{number // 4}")
+    metrics, samples = prepare()
+    splits = {sample.group: sample.split for sample in samples}
+    assert splits == {
+        hashed(f"MRN-{n}"): split_of(hashed(f"MRN-{n}"), 0, 0.2, 0.15) for n in range(10)
+    }
+    assert {s.group for s in samples if s.name in ("04.dcm", "07.dcm")} == {hashed("MRN-1")}
+    assert metrics["groups"] == {
+        "source": "the patient in the DICOM files, for 40 of 40 images",
+        "known": 40,
+        "images": 40,
+        "count": 10,
+        "in_several_splits": 0,
+    }
+    assert metrics["warnings"] == []
+    written = [
+        path.read_bytes()
+        for path in tmp_path.rglob("*")
+        if path.suffix != ".dcm" and path.is_file()
+    ]
+    assert not any(b"MRN-1" in content for content in written)
+
+
+def test_table_and_pattern_win_over_the_patient(tmp_path, prepare):
+    for number in range(20):
+        save_dicom(tmp_path / "images" / f"p{number // 2}_{number}.dcm", number, f"MRN-{number}")
+    save_dicom(tmp_path / "images" / "other.dcm", 99, "MRN-99")
+    table = tmp_path / "table.csv"
+    table.write_text("name,group\np0_0,patient 7\n")
+    _, samples = prepare(table_uri=str(table), group_pattern=r"(p\d+)_")
+    groups = {sample.name: sample.group for sample in samples}
+    assert groups["p0_0.dcm"] == "patient 7"
+    assert groups["p0_1.dcm"] == "p0"
+    assert groups["other.dcm"] == hashed("MRN-99")
+
+
+def test_split_folders_that_tear_a_patient_apart_are_refused(tmp_path, prepare):
+    for number in range(10):
+        save_dicom(tmp_path / "images" / "train" / f"{number}.dcm", number, "MRN-1")
+        save_dicom(tmp_path / "images" / "test" / f"{number}.dcm", 50 + number, "MRN-1")
+    with pytest.raises(UserError, match=f"folders put 1 group into two splits: {hashed('MRN-1')}"):
+        prepare()
+    assert list((tmp_path / "store").glob("*/manifest.json")) == []
+
+
+def test_frames_are_refused_or_become_images_of_one_group(tmp_path, prepare):
+    for number in range(30):
+        save_dicom(tmp_path / "images" / f"{number:02d}.dcm", number)
+    save_dicom(tmp_path / "images" / "film.dcm", 99, frames=3)
+    metrics, samples = prepare()
+    assert [entry["name"] for entry in metrics["rejected"]] == ["film.dcm"]
+    assert len(samples) == 30
+    metrics, samples = prepare(dicom_frames="split")
+    assert metrics["rejected"] == []
+    frames = {s.name: (s.group, s.split) for s in samples if s.name.startswith("film")}
+    split = split_of("film.dcm", 0, 0.2, 0.15)
+    assert frames == {f"film.dcm#{n}": ("film.dcm", split) for n in (1, 2, 3)}
