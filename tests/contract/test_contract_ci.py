@@ -1,0 +1,78 @@
+"""`.ci/run` with stand-ins for make and for the server beside the checkout."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAKE = """#!/bin/sh
+echo "make $1 ${TESTBED_S3_ENDPOINT:-moto}" >> "$NOTES"
+[ "$1" != "$FAILING" ]
+"""
+TESTBED = """#!/bin/sh
+echo "testbed $1" >> "$NOTES"
+case $1 in
+  status) [ "$RUNS" = yes ] ;;
+  up) [ "$STARTS" = yes ] ;;
+  env) echo 'export TESTBED_S3_ENDPOINT=http://server' ;;
+esac
+"""
+ALL = ["setup", "check", "test"]
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Return `check(**facts)`, which runs the script and gives its code and what it called."""
+    (tmp_path / "checkout" / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / "checkout" / ".ci" / "run")
+    _write_command(tmp_path / "bin" / "make", MAKE)
+
+    def run(testbed=True, **facts):
+        if testbed:
+            _write_command(tmp_path / "shared" / "testbed" / "testbed", TESTBED)
+        notes = tmp_path / "notes"
+        environment = {name: v for name, v in os.environ.items() if "TESTBED" not in name}
+        environment |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "NOTES": str(notes)}
+        environment |= {"TMPDIR": str(tmp_path), **facts}
+        script = tmp_path / "checkout" / ".ci" / "run"
+        done = subprocess.run([script], env=environment, capture_output=True, check=False)
+        assert not list(tmp_path.glob("tmp.*"))
+        return done.returncode, notes.read_text().splitlines()
+
+    return run
+
+
+def _write_command(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def test_server_beside_the_checkout_is_started_used_and_stopped(check):
+    made = [f"make {target} http://server" for target in ALL]
+    up = ["testbed status", "testbed up", "testbed env"]
+    assert check(STARTS="yes") == (0, [*up, *made, "testbed down"])
+
+
+def test_server_is_stopped_when_a_check_fails(check):
+    code, notes = check(STARTS="yes", FAILING="check")
+    assert code != 0
+    assert notes[-2:] == ["make check http://server", "testbed down"]
+
+
+def test_server_that_ran_before_goes_on(check):
+    code, notes = check(RUNS="yes")
+    assert code == 0
+    assert "testbed down" not in notes
+    assert notes[-1] == "make test http://server"
+
+
+@pytest.mark.parametrize("facts", [{"STARTS": "no"}, {"testbed": False}])
+def test_moto_stands_in_where_there_is_no_server(check, facts):
+    code, notes = check(**facts)
+    assert code == 0
+    made = [note for note in notes if note.startswith("make")]
+    assert made == [f"make {target} moto" for target in ALL]
