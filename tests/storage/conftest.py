@@ -35,10 +35,10 @@ def faults(
 
 @pytest.fixture
 def open_faulty(faults: FaultProxy, s3_bucket: str) -> Callable[..., S3Storage]:
-    """Return `open(clock=…, **settings)`: the bucket by way of the proxy, with short timeouts."""
+    """Return `open(clock=…, **settings)`: the bucket by way of the proxy, without real waits."""
 
     def open_it(clock: Any = None, **settings: Any) -> S3Storage:
-        values = {"s3_endpoint_url": faults.url, "s3_read_timeout_seconds": 0.3, **settings}
+        values = {"s3_endpoint_url": faults.url, **settings}
         return S3Storage(s3_bucket, StorageConfig.from_values(values), clock or SteppingClock())
 
     return open_it

@@ -76,7 +76,9 @@ class FaultProxy:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Serve, at the same port as before."""
+        """Serve, at the same port as before; serving already is fine."""
+        if self._server is not None:
+            return
         this = self
 
         class Handler(_Handler):
@@ -110,8 +112,7 @@ class FaultProxy:
 
     def restart(self) -> None:
         """Be as if new, at the same port."""
-        if self._server is None:
-            self.start()
+        self.start()
         self.heal()
         self.requests.clear()
         self.faults = 0

@@ -123,7 +123,7 @@ def test_list_is_in_key_order_and_keeps_to_its_prefix(storage, s3_bucket):
 
 
 def test_list_streams_page_by_page_beyond_a_thousand_objects(faults, open_faulty):
-    storage = open_faulty(s3_read_timeout_seconds=10)
+    storage = open_faulty()
     names = [f"{number:04d}" for number in range(1003)]
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(lambda name: storage.write_bytes(name, b""), names))
@@ -142,7 +142,7 @@ def test_entry_says_when_it_was_written_by_the_clock_of_the_store(storage, s3_se
 
 
 def test_big_file_goes_up_and_comes_down_in_parts(faults, open_faulty, tmp_path):
-    storage = open_faulty(s3_read_timeout_seconds=10)
+    storage = open_faulty()
     big = tmp_path / "big"
     big.write_bytes(bytes(range(251)) * (2 * PART_BYTES // 251 + 4000))
     storage.upload(big, "big")
