@@ -65,33 +65,25 @@ def test_both_workers_end_with_the_same_weights_and_tell_the_same_loss(tmp_path)
         assert torch.equal(weight, others[name]), name
 
 
-def seen_here(dataset_uri, rank):
-    world_size = distributed.world_size()
-    stream = ImageStream(open_dataset(dataset_uri), batch_size=8, seed=0, cache_bytes=2**20)
-    order = TrainingOrder(stream, 3, rank=rank, world_size=world_size)
-    return torch.tensor([[image.index for _, image in batch] for batch in order])
-
-
-def test_two_processes_see_the_images_that_one_sees_in_each_step(labelled_dataset, tmp_path):
-    one, other = run_in_two_processes(partial(seen_here, labelled_dataset), tmp_path)
-    assert one.shape == other.shape == (12, 4)
-    together = torch.cat([one, other], dim=1)
-    alone = seen_here(labelled_dataset, 0)
-    assert torch.equal(together.sort(dim=1).values, alone.sort(dim=1).values)
-
-
-def chance_here(dataset_uri, rank):
+def learn_here(dataset_uri, rank):
+    """Return the images that this process saw in each step, and the loss of no signal."""
     config = PretrainConfig(
         image_size=32, global_batch_size=8, epochs=2, workers=2, exclude_group_negatives=True
     )
     stream = ImageStream(open_dataset(dataset_uri), batch_size=8, seed=0, cache_bytes=2**20)
-    return pretrain_from(stream, config).chance_loss
+    order = TrainingOrder(stream, 2, rank=rank, world_size=distributed.world_size())
+    seen = [[image.index for _, image in batch] for batch in order]
+    return torch.tensor(seen), pretrain_from(stream, config).chance_loss
 
 
-def test_chance_counts_the_groups_of_all_processes(labelled_dataset, tmp_path):
-    expected = chance_here(labelled_dataset, 0)
-    found = run_in_two_processes(partial(chance_here, labelled_dataset), tmp_path)
-    assert found == pytest.approx([expected, expected])
+def test_two_processes_see_in_each_step_the_images_and_groups_of_one(labelled_dataset, tmp_path):
+    work = partial(learn_here, labelled_dataset)
+    (one, chance), (other, other_chance) = run_in_two_processes(work, tmp_path)
+    assert one.shape == other.shape == (8, 4)
+    together = torch.cat([one, other], dim=1)
+    alone, expected = work(0)
+    assert torch.equal(together.sort(dim=1).values, alone.sort(dim=1).values)
+    assert [chance, other_chance] == pytest.approx([expected] * 2)
 
 
 def test_two_workers_read_and_publish_on_s3(labelled_dataset, on_s3, s3_bucket):
