@@ -18,7 +18,7 @@ from sightline.storage.artifacts import publish_skipped, read_json, write_json
 from sightline.telemetry import announce, count
 from sightline.training import distributed
 from sightline.training.devices import device_count, pick_device, seed_everything
-from sightline.training.launch import launch, report_user_errors
+from sightline.training.launch import launch, report_errors
 
 
 def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         return publish_skipped("pretrain", uris, config, uris.out_uri, reason)
     if config.workers > 1 and not distributed.started_by_torchrun():
         return _run_in_workers(uris, config)
-    with report_user_errors(), distributed.process_group(pick_device()):
+    with report_errors(), distributed.process_group(pick_device()):
         seed_everything(config.seed)
         dataset = open_dataset(uris.dataset_uri)
         _announce_plan(dataset, config)

@@ -1,7 +1,7 @@
 """One step in several processes: torchrun started for the user, and its failure made plain.
 
 torchrun ends with 1 whatever happened, and prints a page about it. A worker that can name
-the reason leaves it in a file (`report_user_errors`), and `launch` raises it again here.
+the reason leaves it in a file (`report_errors`), and `launch` raises it again here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from types import FrameType
 from typing import IO
 
 from sightline.config import UserError
+from sightline.storage import StorageUnavailableError
 
 _ERRORS_FOLDER = "SIGHTLINE_WORKER_ERRORS"
+_KINDS: dict[str, type[Exception]] = {"mend": UserError, "later": StorageUnavailableError}
 
 
 class WorkerError(RuntimeError):
@@ -36,6 +38,7 @@ def launch(arguments: Sequence[str], workers: int) -> None:
 
     Raises:
         UserError: If a worker raised one, with its text.
+        StorageUnavailableError: The same.
         WorkerError: If a worker failed otherwise, after everything it printed.
     """
     command = [
@@ -57,7 +60,7 @@ def launch(arguments: Sequence[str], workers: int) -> None:
         process.stderr.close()
         found = sorted(errors.iterdir())
         if found:
-            raise UserError(found[0].read_text(encoding="utf-8"))
+            raise _KINDS[found[0].suffix[1:]](found[0].read_text(encoding="utf-8"))
     if code:
         raise WorkerError(
             f"{arguments[0]} failed in one of its {workers} processes (torchrun ended with "
@@ -66,15 +69,16 @@ def launch(arguments: Sequence[str], workers: int) -> None:
 
 
 @contextmanager
-def report_user_errors() -> Iterator[None]:
-    """In a worker: leave a UserError where `launch` finds it, and end without further words."""
+def report_errors() -> Iterator[None]:
+    """In a worker: leave an error that is one line where `launch` finds it, and end without it."""
     try:
         yield
-    except UserError as error:
+    except tuple(_KINDS.values()) as error:
         folder = os.environ.get(_ERRORS_FOLDER)
         if not folder:
             raise
-        path = Path(folder, f"rank-{os.environ.get('RANK', '0')}")
+        kind = next(name for name, cls in _KINDS.items() if isinstance(error, cls))
+        path = Path(folder, f"rank-{os.environ.get('RANK', '0')}.{kind}")
         partial = Path(folder).with_suffix(f".{path.name}")
         partial.write_text(str(error), encoding="utf-8")
         partial.replace(path)
