@@ -159,7 +159,8 @@ def test_second_epoch_of_a_set_that_fits_reads_nothing(many_ranges, requests):
 
 
 def test_small_cache_changes_what_is_held_and_not_the_order(many_ranges):
-    stream = open_stream(many_ranges, cache_bytes=6 * 8192, threads=2)
+    # Threads enough to begin all reads at once, if the cache did not limit them.
+    stream = open_stream(many_ranges, cache_bytes=6 * 8192, threads=64)
     expected = indices(open_stream(many_ranges).batches(1))
     cache = stream._cache
     found, most_held = [], 0
