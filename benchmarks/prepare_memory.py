@@ -1,10 +1,11 @@
 """Claim: when a set grows ten times, prepare needs the same memory and at most 11 times the time.
 
-Each size is prepared by a process of its own, from one folder into another; its peak resident
-memory is what the system counted. Memory that the interpreter and the libraries take before any
-image is read counts, too, and is printed.
+Each size is prepared by a process of its own, from one folder into another. The memory is the peak
+of what the process has for itself, interpreter and libraries included. Files that it maps, such as
+the thumbnails while near copies are sought, are printed beside it: the system takes that memory
+back whenever another needs it.
 
-python benchmarks/prepare_memory.py [--images 3000] [--growth 10]
+python benchmarks/prepare_memory.py [--images 5000] [--growth 10]
 """
 
 from __future__ import annotations
@@ -22,14 +23,27 @@ from PIL import Image
 
 MEMORY_LIMIT = 1.25
 SIDE_PX = 96
-# The peak is the process's own: that of a child counts what it was before it started another.
 PREPARE = """
-import resource, sys
+import sys, threading
 from sightline.__main__ import main
 from sightline.prepare import run
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak, ended = {"RssAnon": 0, "RssFile": 0}, threading.Event()
+def look():
+    for line in open("/proc/self/status"):
+        name, _, value = line.partition(":")
+        if name in peak:
+            peak[name] = max(peak[name], int(value.split()[0]))
+def watch():
+    while not ended.wait(0.005):
+        look()
+look()
+before = peak["RssAnon"]
+watcher = threading.Thread(target=watch)
+watcher.start()
 code = main(["prepare", *sys.argv[1:]])
-print("peak", before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+ended.set()
+watcher.join()
+print(before, *peak.values())
 sys.exit(code)
 """
 
@@ -37,7 +51,7 @@ sys.exit(code)
 def main() -> int:
     """Print memory and time of both sizes; 1 if a limit is not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--growth", type=int, default=10)
     arguments = parser.parse_args()
     sizes = (arguments.images, arguments.images * arguments.growth)
@@ -50,11 +64,12 @@ def main() -> int:
         for size in sizes:
             make_images(Path(scratch, "images"), have, size)
             have = size
-            before_mib, peak_mib, seconds = measure(Path(scratch), f"{size}")
-            measured.append((peak_mib, seconds))
+            before, peak, mapped, seconds = measure(Path(scratch), f"{size}")
+            measured.append((peak, seconds))
             print(
-                f"{size:>8} images: peak {peak_mib:.0f} MiB ({before_mib:.0f} before any image), "
-                f"{seconds:.1f} s, {1000 * seconds / size:.2f} ms an image",
+                f"{size:>8} images: peak {peak:.0f} MiB ({before:.0f} before any image), "
+                f"{mapped:.0f} of mapped files, {seconds:.1f} s, "
+                f"{1000 * seconds / size:.2f} ms an image",
                 flush=True,
             )
     (small_mib, small_seconds), (large_mib, large_seconds) = measured
@@ -80,8 +95,8 @@ def make_images(folder: Path, start: int, stop: int) -> None:
         path.write_bytes(buffer.getvalue())
 
 
-def measure(scratch: Path, name: str) -> tuple[float, float, float]:
-    """Prepare what is there; peak MiB before and after, and the seconds of the whole process."""
+def measure(scratch: Path, name: str) -> tuple[float, float, float, float]:
+    """Prepare what is there; MiB before, at the peak and of mapped files, and seconds in all."""
     command = [
         *(sys.executable, "-c", PREPARE, f"--images-uri={scratch / 'images'}"),
         f"--store-uri={scratch / name / 'datasets'}",
@@ -91,8 +106,8 @@ def measure(scratch: Path, name: str) -> tuple[float, float, float]:
     start = time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - start
-    before, peak = ended.stdout.split()[-2:]
-    return int(before) / 1024, int(peak) / 1024, seconds
+    before, peak, mapped = (int(kib) / 1024 for kib in ended.stdout.split()[-3:])
+    return before, peak, mapped, seconds
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ database and the thumbnails beside it live in a scratch folder and end with the 
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ MEMBERS = {
 }
 KINDS = tuple(MEMBERS)
 
-_CACHE_KIB = 16 * 1024
+_CACHE_KIB = 8 * 1024
 _THUMBNAIL_BYTES = THUMBNAIL_SIDE_PX**2
 _BATCH = 1000
 
@@ -230,4 +231,15 @@ class Catalogue:
     def _map(self, path: Path, rows: int) -> NDArray[np.uint8]:
         if not rows:
             return np.empty((0, _THUMBNAIL_BYTES), dtype=np.uint8)
-        return np.memmap(path, dtype=np.uint8, mode="r", shape=(rows, _THUMBNAIL_BYTES))
+        return _Rows(path, dtype=np.uint8, mode="r", shape=(rows, _THUMBNAIL_BYTES))
+
+
+class _Rows(np.memmap):
+    """Rows of a file, of which no more stay in memory than were asked for last."""
+
+    _mmap: mmap.mmap
+
+    def __getitem__(self, rows: Any) -> Any:
+        copied = np.array(super().__getitem__(rows))
+        self._mmap.madvise(mmap.MADV_DONTNEED)
+        return copied
