@@ -165,6 +165,14 @@ def test_padding_is_black_and_counts_for_no_percentile():
     )
 
 
+def test_padding_among_32_bit_values_counts_for_no_percentile():
+    values = DEEP.astype(np.uint32)
+    values[:10] = 60_000
+    gray = gray_of(dicom(values, PixelPaddingValue=60_000))
+    assert (gray[:10] == 0).all()
+    assert gray[10:].max() == 255
+
+
 def test_padding_of_an_inverted_image_is_black_too():
     values = RAMP.copy()
     values[0] = -2000
