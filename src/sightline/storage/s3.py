@@ -188,9 +188,11 @@ class S3Storage:
         """Yield uploads in parts that were begun and never ended; their sizes are unknown, so 0."""
         for page in self._pages("list_multipart_uploads", "", "KeyMarker", "UploadIdMarker"):
             for item in page.get("Uploads", ()):
-                key = item["Key"][len(self._prefix) :]
-                begun = item["Initiated"].timestamp()
-                yield _Unfinished(key, 0, begun, upload_id=item["UploadId"])
+                # Checked here too: what is listed gets removed, and not every server filters.
+                if item["Key"].startswith(self._prefix):
+                    key = item["Key"][len(self._prefix) :]
+                    begun = item["Initiated"].timestamp()
+                    yield _Unfinished(key, 0, begun, upload_id=item["UploadId"])
 
     def delete_unfinished(self, entry: Entry) -> None:
         """Remove the parts of an upload that `list_unfinished` named."""
