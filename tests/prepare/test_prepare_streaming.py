@@ -37,6 +37,19 @@ Path.replace = kill_or_replace
 from sightline.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """
+# Kills its process before its n-th write to a bucket is sent.
+KILLED_ON_S3 = """
+import os, signal, sys
+from sightline.storage.s3 import S3Storage
+send, writes = S3Storage._send, iter(range(1, 1000))
+def kill_or_send(self, access, *arguments):
+    if access == "write" and next(writes) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return send(self, access, *arguments)
+S3Storage._send = kill_or_send
+from sightline.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
 
 
 def make_tree(folder, count, start=0, side=16):
@@ -58,6 +71,11 @@ def command(uris):
 
 def versions(store):
     return sorted(path.parent.name for path in Path(store).glob("*/manifest.json"))
+
+
+def stored_keys(server, bucket_uri):
+    listed = server.client().list_objects_v2(Bucket=bucket_uri.removeprefix("s3://"))
+    return {entry["Key"] for entry in listed["Contents"]}
 
 
 def test_results_come_in_order_and_few_items_are_under_way():
@@ -189,6 +207,45 @@ def test_bucket_gives_the_version_that_a_folder_gives(tmp_path, s3_bucket, s3_se
     assert dataset.digest == open_dataset(local["datasets"]["images"]).digest
     assert len(list(dataset.iter_bytes())) == 40
     assert {**remote, "datasets": None} == {**local, "datasets": None}
+
+
+def test_two_runs_at_once_into_a_bucket_leave_one_version(tmp_path, s3_bucket, s3_server):
+    images = make_tree(tmp_path / "images", 30)
+    arguments = [sys.executable, "-m", "sightline", *command(uris(s3_bucket, images))]
+    both = [subprocess.Popen(arguments, stdout=subprocess.PIPE) for _ in range(2)]
+    assert [process.communicate() and process.returncode for process in both] == [0, 0]
+    keys = stored_keys(s3_server, s3_bucket)
+    [manifest] = [key for key in keys if key.endswith("/manifest.json")]
+    dataset = open_dataset(f"{s3_bucket}/{manifest.removesuffix('/manifest.json')}")
+    assert len(list(dataset.iter_bytes())) == 30
+
+
+def test_run_into_a_bucket_that_is_killed_leaves_nothing_half_made(tmp_path, s3_bucket, s3_server):
+    images = make_tree(tmp_path / "images", 24)
+    old = run(uris(s3_bucket, images), PrepareConfig())["datasets"]["images"]
+    make_tree(images, 6, start=24)
+    killed = 0
+    for write in range(2, 100, 3):
+        addresses = uris(s3_bucket, images, out=f"killed-at-{write}")
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED_ON_S3, str(write), *command(addresses)],
+            capture_output=True,
+            check=False,
+        )
+        if ended.returncode == 0:
+            break
+        killed += 1
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        keys = stored_keys(s3_server, s3_bucket)
+        assert f"killed-at-{write}/artifacts.json" not in keys
+        assert len(list(open_dataset(old).iter_bytes())) == 24
+        for key in keys:
+            if key.startswith("store/") and key.endswith("/manifest.json"):
+                dataset = open_dataset(f"{s3_bucket}/{key.removesuffix('/manifest.json')}")
+                assert len(list(dataset.iter_bytes())) in (24, 30)
+    assert killed >= 2
+    metrics = run(uris(s3_bucket, images, out="last"), PrepareConfig())
+    assert len(list(open_dataset(metrics["datasets"]["images"]).iter_bytes())) == 30
 
 
 def test_labels_boxes_and_a_table_are_read_from_a_bucket(tmp_path, s3_bucket, s3_server):
