@@ -9,7 +9,7 @@ aside.
 The server is that of TESTBED_S3_ENDPOINT, TESTBED_S3_ACCESS_KEY and TESTBED_S3_SECRET_KEY, else of
 AWS's usual environment. A bucket is made for the time of the run.
 
-python benchmarks/read_s3.py [--images 15000] [--peer-images 100] [--repeats 3]
+python benchmarks/read_s3.py [--images 25000] [--peer-images 100] [--repeats 3]
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
 def main() -> int:
     """Print both claims with their limits; 1 if one is not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=15_000)
+    parser.add_argument("--images", type=int, default=25_000)
     parser.add_argument("--peer-images", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
