@@ -207,18 +207,24 @@ def _take_shared(
 
 def _address_problems(out: str, data: Mapping[str, str], ask_stores: bool) -> list[str]:
     problems = []
+    refused: dict[str, list[str]] = {}  # one reason often concerns several addresses
     if not out:
         problems.append("--out is required: the folder for data sets, runs and models")
     else:
         try:
             open_storage(out)
         except UserError as error:
-            problems.append(f"--out: {error}")
-    problems += (
-        problem
-        for name, uri in data.items()
-        if uri and (ask_stores or _is_local(uri)) and (problem := _data_problem(name, uri))
-    )
+            refused[str(error)] = ["--out"]
+    for name, uri in data.items():
+        if uri and (ask_stores or _is_local(uri)):
+            flag = "--" + name.removeprefix("data_")
+            kind = "file" if name == "data_table" else "folder"
+            try:
+                if not _is_there(uri, kind):
+                    problems.append(f"{flag} needs a {kind} that can be read, got {uri}")
+            except UserError as error:
+                refused.setdefault(str(error), []).append(flag)
+    problems += (f"{', '.join(flags)}: {reason}" for reason, flags in refused.items())
     try:
         uris = {DATA[name]: uri for name, uri in data.items()}
         PrepareUris.from_values({**uris, "store_uri": "store", "out_uri": "out"})
@@ -227,19 +233,11 @@ def _address_problems(out: str, data: Mapping[str, str], ask_stores: bool) -> li
     return problems
 
 
-def _data_problem(name: str, uri: str) -> str:
-    flag = "--" + name.removeprefix("data_")
-    is_table = name == "data_table"
-    try:
-        open_storage(uri)
-        if _is_local(uri):
-            is_there = _can_be_read(Path(uri.removeprefix("file://")), is_file=is_table)
-        else:
-            is_there = _is_object(uri) if is_table else _holds_objects(uri)
-    except UserError as error:
-        return f"{flag}: {error}"
-    kind = "file" if is_table else "folder"
-    return "" if is_there else f"{flag} needs a {kind} that can be read, got {uri}"
+def _is_there(uri: str, kind: str) -> bool:
+    open_storage(uri)
+    if _is_local(uri):
+        return _can_be_read(Path(uri.removeprefix("file://")), is_file=kind == "file")
+    return _is_object(uri) if kind == "file" else _holds_objects(uri)
 
 
 def _can_be_read(path: Path, is_file: bool) -> bool:

@@ -55,8 +55,8 @@ def test_every_folder_and_file_of_data_that_is_not_there_is_told_at_once(tmp_pat
     assert str(refusal.value).splitlines() == [
         "nothing was started:",
         f"  --labels needs a folder that can be read, got {tmp_path / 'nowhere'}",
-        "  --boxes: cannot open ftp://x/boxes: give s3://bucket/prefix or a folder, got ftp://",
         f"  --table needs a file that can be read, got {tmp_path / 'images'}",
+        "  --boxes: cannot open ftp://x/boxes: give s3://bucket/prefix or a folder, got ftp://",
     ]
 
 
@@ -246,11 +246,20 @@ def test_prefixes_that_hold_nothing_and_buckets_that_are_missing_are_told_at_onc
     data = {"data_images": f"{s3_bucket}/images", "data_table": f"{s3_bucket}/table.csv"}
     with pytest.raises(SettingsError) as refusal:
         plan("out", data={**data, "data_boxes": f"{missing}/boxes"})
-    images, boxes, table = refusal.value.problems
+    images, table, boxes = refusal.value.problems
     assert images == f"--images needs a folder that can be read, got {s3_bucket}/images"
     assert boxes.startswith("--boxes: ")
     assert missing.removeprefix("s3://") in boxes
     assert table == f"--table needs a file that can be read, got {s3_bucket}/table.csv"
+
+
+def test_reason_that_concerns_several_addresses_is_told_once(s3_bucket):
+    missing = f"s3://missing-{s3_bucket.removeprefix('s3://')}"
+    data = {"data_labels": f"{missing}/labels", "data_table": f"{missing}/table.csv"}
+    with pytest.raises(SettingsError) as refusal:
+        plan("out", data=data)
+    (told,) = refusal.value.problems
+    assert told.startswith("--labels, --table: ")
 
 
 def test_out_in_a_missing_bucket_is_refused_before_work(s3_bucket):
