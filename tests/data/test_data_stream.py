@@ -199,6 +199,23 @@ def test_fault_while_reading_ahead_reaches_the_caller_as_itself(many_ranges, mon
     assert indices(stream.batches(1)) == expected
 
 
+def test_range_that_was_altered_on_its_way_is_read_once_more(many_ranges, monkeypatch):
+    expected = indices(open_stream(many_ranges).batches(0))
+    read_bytes = LocalStorage.read_bytes
+    seen = set()
+
+    def flip_a_bit_the_first_time(self, key, start=0, size_bytes=None):
+        content = read_bytes(self, key, start, size_bytes)
+        if not key.endswith(".tar") or start in seen:
+            return content
+        seen.add(start)
+        return bytes([content[0] ^ 1]) + content[1:]
+
+    monkeypatch.setattr(LocalStorage, "read_bytes", flip_a_bit_the_first_time)
+    assert indices(open_stream(many_ranges).batches(0)) == expected
+    assert seen
+
+
 def test_wrong_bytes_of_the_right_length_are_refused(many_ranges, monkeypatch):
     read_bytes = LocalStorage.read_bytes
 

@@ -15,7 +15,7 @@ from sightline.config import UserError
 from sightline.data.images import decode_image
 from sightline.data.publish import FORMAT_VERSION, MANIFEST_FILE, SAMPLES_FILE
 from sightline.data.readahead import read_ahead
-from sightline.data.samples import Sample, parse_samples, refuse_altered
+from sightline.data.samples import Sample, parse_samples, read_verified, refuse_altered
 from sightline.storage import NotFoundError, join_uri, open_storage
 
 # One request reads about this much, and rather reads over a gap than asks twice.
@@ -132,6 +132,9 @@ class PackedDataset:
         return list(self.iter_images())
 
     def _read_samples(self, shard: int) -> list[Sample]:
+        return read_verified(lambda: self._read_samples_once(shard))
+
+    def _read_samples_once(self, shard: int) -> list[Sample]:
         start, size_bytes, digest = self.manifest["shards"][shard]["samples"]
         if not size_bytes:
             return []
@@ -141,6 +144,9 @@ class PackedDataset:
         return parse_samples(lines)
 
     def _read_run(self, run: Sequence[Sample]) -> list[bytes]:
+        return read_verified(lambda: self._read_run_once(run))
+
+    def _read_run_once(self, run: Sequence[Sample]) -> list[bytes]:
         name = self.manifest["shards"][run[0].shard]["name"]
         start = run[0].offset_bytes
         end = max(sample.offset_bytes + sample.size_bytes for sample in run)

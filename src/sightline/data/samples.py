@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from sightline.config import UserError
+
+T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
 
@@ -78,6 +82,24 @@ def parse_samples(lines: bytes) -> list[Sample]:
     return [Sample.from_line(line) for line in lines.split(b"\n") if line]
 
 
+class AlteredError(UserError):
+    """Bytes that are not those that were stored."""
+
+
+def read_verified(read: Callable[[], T]) -> T:
+    """Return what `read` returns, and ask once more where it finds altered bytes.
+
+    A network or a proxy may have altered them on their way; then they are right the second time.
+
+    Raises:
+        AlteredError: If they are altered again, for then it is the stored ones that were.
+    """
+    try:
+        return read()
+    except AlteredError:
+        return read()
+
+
 def refuse_altered(what: str, uri: str, expected: str, found: str) -> None:
     """Compare two sha256.
 
@@ -88,10 +110,10 @@ def refuse_altered(what: str, uri: str, expected: str, found: str) -> None:
         found: The sha256 it has.
 
     Raises:
-        UserError: If they differ; stored bytes never change, so somebody altered them.
+        AlteredError: If they differ; stored bytes never change, so somebody altered them.
     """
     if not found.startswith(expected):
-        raise UserError(
+        raise AlteredError(
             f"{what} was altered: expected sha256 {expected[:12]}…, got {found[:12]}…; "
             f"delete {uri} and run prepare again"
         )

@@ -16,7 +16,7 @@ from sightline.data.cache import LoadCache
 from sightline.data.dataset import PackedDataset, cut_member
 from sightline.data.order import EpochOrder, Picked
 from sightline.data.publish import SAMPLES_FILE
-from sightline.data.samples import SPLITS, Sample, parse_samples, refuse_altered
+from sightline.data.samples import SPLITS, Sample, parse_samples, read_verified, refuse_altered
 from sightline.storage import join_uri
 
 MIX_BYTES = 512 * 2**20
@@ -152,6 +152,9 @@ class ImageStream:
         )
 
     def _read(self, number: int) -> list[StreamedImage]:
+        return read_verified(lambda: self._read_once(number))
+
+    def _read_once(self, number: int) -> list[StreamedImage]:
         dataset, part = self._dataset, self._ranges[number]
         lines_key = f"{dataset.version}/{SAMPLES_FILE}"
         lines = dataset.storage.read_bytes(lines_key, part.lines_start, part.lines_bytes)
