@@ -5,7 +5,7 @@ of what the process has for itself, interpreter and libraries included. Files th
 the thumbnails while near copies are sought, are printed beside it: the system takes that memory
 back whenever another needs it.
 
-python benchmarks/prepare_memory.py [--images 5000] [--growth 10]
+python benchmarks/prepare_memory.py [--images 3000] [--growth 10]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 MEMORY_LIMIT = 1.25
-SIDE_PX = 96
+SIDE_PX = 160
 PREPARE = """
 import sys, threading
 from sightline.__main__ import main
@@ -51,7 +51,7 @@ sys.exit(code)
 def main() -> int:
     """Print memory and time of both sizes; 1 if a limit is not kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--growth", type=int, default=10)
     arguments = parser.parse_args()
     sizes = (arguments.images, arguments.images * arguments.growth)

@@ -51,6 +51,36 @@ from sightline.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """
 
+# Waits, once it has begun, until its twin has begun, too.
+TWIN = """
+import sys
+import sightline.prepare.run as steps
+find_folders = steps.find_folders
+def meet_and_find_folders(*arguments):
+    print("begun", flush=True)
+    sys.stdin.readline()
+    return find_folders(*arguments)
+steps.find_folders = meet_and_find_folders
+from sightline.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run_twins(uris, together):
+    """Run the step in two processes that begin before either ends, and return how they ended."""
+    arguments = [sys.executable, "-c", TWIN, *command(uris)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    twins = [subprocess.Popen(arguments, **pipes) for _ in range(2)]
+    assert [twin.stdout.readline() for twin in twins] == ["begun\n", "begun\n"]
+    # Either both go on now, or the second when the first has published everything.
+    if together:
+        for twin in twins:
+            twin.stdin.write("go on\n")
+            twin.stdin.flush()
+    for twin in twins:
+        twin.communicate(None if together else "go on\n")
+    return [twin.returncode for twin in twins]
+
 
 def make_tree(folder, count, start=0, side=16):
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,11 +170,10 @@ def test_grown_set_keeps_every_group_in_its_split_and_the_old_version_readable(t
     assert len(list(old.iter_bytes())) == 60
 
 
-def test_two_runs_at_once_leave_one_version_and_both_end_well(tmp_path):
+@pytest.mark.parametrize("together", [True, False])
+def test_two_runs_at_once_leave_one_version_and_both_end_well(tmp_path, together):
     images = make_tree(tmp_path / "images", 40)
-    arguments = [sys.executable, "-m", "sightline", *command(uris(tmp_path, images))]
-    both = [subprocess.Popen(arguments, stdout=subprocess.PIPE) for _ in range(2)]
-    assert [process.communicate() and process.returncode for process in both] == [0, 0]
+    assert run_twins(uris(tmp_path, images), together) == [0, 0]
     [version] = versions(tmp_path / "store")
     assert len(open_dataset(str(tmp_path / "store" / version))) == 40
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -209,11 +238,10 @@ def test_bucket_gives_the_version_that_a_folder_gives(tmp_path, s3_bucket, s3_se
     assert {**remote, "datasets": None} == {**local, "datasets": None}
 
 
-def test_two_runs_at_once_into_a_bucket_leave_one_version(tmp_path, s3_bucket, s3_server):
+@pytest.mark.parametrize("together", [True, False])
+def test_two_runs_at_once_into_a_bucket_leave_one_version(tmp_path, s3_bucket, s3_server, together):
     images = make_tree(tmp_path / "images", 30)
-    arguments = [sys.executable, "-m", "sightline", *command(uris(s3_bucket, images))]
-    both = [subprocess.Popen(arguments, stdout=subprocess.PIPE) for _ in range(2)]
-    assert [process.communicate() and process.returncode for process in both] == [0, 0]
+    assert run_twins(uris(s3_bucket, images), together) == [0, 0]
     keys = stored_keys(s3_server, s3_bucket)
     [manifest] = [key for key in keys if key.endswith("/manifest.json")]
     dataset = open_dataset(f"{s3_bucket}/{manifest.removesuffix('/manifest.json')}")

@@ -36,7 +36,7 @@ from sightline.prepare.splits import (
 )
 from sightline.prepare.table import match_rows, read_table
 from sightline.prepare.yolo_labels import find_boxes, read_boxes
-from sightline.storage import new_artifacts, open_storage, require_new
+from sightline.storage import new_artifacts, open_storage
 from sightline.storage.artifacts import write_json
 from sightline.telemetry import announce, count
 
@@ -56,17 +56,22 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
     Raises:
         UserError: If the folders hold nothing to work with, or something that spoils a number.
     """
-    require_new(uris.out_uri)
     open_storage(uris.store_uri).require_writable()
+    # From the start: a twin that ends while this one works publishes the same, and is no obstacle.
     with (
         _full_disk_told(),
+        new_artifacts("prepare", uris, config, uris.out_uri) as folder,
         tempfile.TemporaryDirectory(prefix="sightline-catalogue-") as scratch,
         Catalogue(Path(scratch)) as catalogue,
     ):
-        return _prepare(uris, config, catalogue)
+        metrics = _prepare(uris, config, catalogue, folder)
+    announce("prepare", f"the data report is {uris.out_uri}/data_report.html")
+    return metrics
 
 
-def _prepare(uris: PrepareUris, config: PrepareConfig, catalogue: Catalogue) -> dict[str, Any]:
+def _prepare(
+    uris: PrepareUris, config: PrepareConfig, catalogue: Catalogue, folder: Path
+) -> dict[str, Any]:
     found = find_folders(uris, config, catalogue)
     told = []
     if uris.table_uri:
@@ -98,10 +103,8 @@ def _prepare(uris: PrepareUris, config: PrepareConfig, catalogue: Catalogue) -> 
         catalogue, shards, uris.store_uri, config.split_seed, config.report_pictures
     )
     sets = [showcase.show_set(kind, classes.get(kind, ())) for kind in KINDS if datasets[kind]]
-    with new_artifacts("prepare", uris, config, uris.out_uri) as folder:
-        write_json(folder / "metrics.json", metrics)
-        write_report(folder / "data_report.html", metrics, sets, showcase.show_pairs(near), config)
-    announce("prepare", f"the data report is {uris.out_uri}/data_report.html")
+    write_json(folder / "metrics.json", metrics)
+    write_report(folder / "data_report.html", metrics, sets, showcase.show_pairs(near), config)
     return metrics
 
 
