@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 from sightline.data import derived_seed
+from sightline.data.readahead import read_ahead
 from sightline.data.shards import Shard
 from sightline.prepare.catalogue import MEMBERS, Catalogue
 from sightline.prepare.data_report import ShownPair, ShownPicture, ShownSet
@@ -13,6 +16,20 @@ from sightline.prepare.packing import read_stored_boxes
 from sightline.storage import open_storage
 
 _SHOWN_PAIRS = 6
+
+
+class _Row(NamedTuple):
+    """What the catalogue knows of a picture to be shown."""
+
+    kind: str
+    name: str
+    group: str
+    split: str
+    writer: int
+    shard: int
+    offset_bytes: int
+    size_bytes: int
+    boxes: str
 
 
 class Showcase:
@@ -39,27 +56,29 @@ class Showcase:
         if kind == "boxes":
             without = f"{members} AND file IN (SELECT id FROM files WHERE boxes = '[]')"
             background = catalogue.value(f"SELECT COUNT(*) FROM pictures WHERE {without}")
-        samples = []
-        for name in [*classes, "background"] if classes else [""]:
-            pictures = list(self._choose(kind, name))
-            if pictures:
-                samples.append((name, pictures))
+        chosen = [
+            (name, self._choose(kind, name))
+            for name in ([*classes, "background"] if classes else [""])
+        ]
+        every = [picture for _, pictures in chosen for picture in pictures]
+        shown = self._read(every, with_boxes=kind == "boxes")
+        samples = [
+            (name, list(islice(shown, len(pictures)))) for name, pictures in chosen if pictures
+        ]
         return ShownSet(kind, background, samples)
 
     def show_pairs(self, near: NamedCopies) -> list[ShownPair]:
         """Return the first near copies with both pictures."""
+        pairs = near.copies.examples[:_SHOWN_PAIRS]
+        shown = self._read(
+            [picture for ids in near.ids[: len(pairs)] for picture in ids], with_kind=True
+        )
         return [
-            ShownPair(
-                self._read(first, with_kind=True),
-                self._read(held_out, with_kind=True),
-                pair.correlation,
-            )
-            for pair, (first, held_out) in zip(
-                near.copies.examples[:_SHOWN_PAIRS], near.ids, strict=False
-            )
+            ShownPair(first, held_out, pair.correlation)
+            for pair, first, held_out in zip(pairs, shown, shown, strict=False)
         ]
 
-    def _choose(self, kind: str, class_name: str) -> Iterator[ShownPicture]:
+    def _choose(self, kind: str, class_name: str) -> list[int]:
         condition = {
             "images": "?1 = ''",
             "labels": "label = ?1",
@@ -68,7 +87,7 @@ class Showcase:
         }[kind]
         if kind == "boxes" and class_name == "background":
             condition = "?1 NOT NULL AND file IN (SELECT id FROM files WHERE boxes = '[]')"
-        chosen = self._catalogue.values(
+        return self._catalogue.values(
             "SELECT id FROM (SELECT id, split, turn, ROW_NUMBER() OVER ("
             "PARTITION BY group_id ORDER BY split <> 'train', turn) AS place "
             "FROM (SELECT *, sample_turn(name) AS turn FROM pictures "
@@ -76,24 +95,33 @@ class Showcase:
             f"ORDER BY place > 1, split <> 'train', turn LIMIT {self._pictures}",
             (class_name,),
         )
-        for picture in chosen:
-            yield self._read(picture, with_boxes=kind == "boxes")
 
     def _read(
-        self, picture: int, with_kind: bool = False, with_boxes: bool = False
-    ) -> ShownPicture:
-        kind, name, group, split, writer, shard, offset, size, boxes = next(
-            self._catalogue.rows(
-                "SELECT pictures.kind, name, pictures.group_name, split, writer, shard, "
-                "offset_bytes, pictures.size_bytes, boxes "
-                "FROM pictures JOIN files ON files.id = file WHERE pictures.id = ?",
-                (picture,),
+        self, pictures: Sequence[int], with_kind: bool = False, with_boxes: bool = False
+    ) -> Iterator[ShownPicture]:
+        """Yield the pictures in their order, many read at once."""
+        requests = self._storage.parallel_requests
+        # The database belongs to this thread: only the bytes are read in others.
+        rows = [self._find(picture) for picture in pictures]
+        contents = read_ahead(self._read_bytes, rows, requests, requests)
+        for row, content in zip(rows, contents, strict=True):
+            yield ShownPicture(
+                name=f"{row.kind}/{row.name}" if with_kind else row.name,
+                group=row.group,
+                split=row.split,
+                content=content,
+                boxes=read_stored_boxes(row.boxes) if with_boxes else (),
             )
+
+    def _find(self, picture: int) -> _Row:
+        (row,) = self._catalogue.rows(
+            "SELECT pictures.kind, name, pictures.group_name, split, writer, shard, "
+            "offset_bytes, pictures.size_bytes, boxes "
+            "FROM pictures JOIN files ON files.id = file WHERE pictures.id = ?",
+            (picture,),
         )
-        return ShownPicture(
-            name=f"{kind}/{name}" if with_kind else name,
-            group=group,
-            split=split,
-            content=self._storage.read_bytes(self._shards[writer][shard].name, offset, size),
-            boxes=read_stored_boxes(boxes) if with_boxes else (),
-        )
+        return _Row(*row)
+
+    def _read_bytes(self, row: _Row) -> bytes:
+        shard = self._shards[row.writer][row.shard]
+        return self._storage.read_bytes(shard.name, row.offset_bytes, row.size_bytes)
