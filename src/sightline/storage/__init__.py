@@ -6,6 +6,7 @@ from sightline.storage.base import (
     NotFoundError,
     Storage,
     StorageUnavailableError,
+    UnreadableError,
     join_uri,
     open_storage,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "NotFoundError",
     "Storage",
     "StorageUnavailableError",
+    "UnreadableError",
     "fetch_artifacts",
     "join_uri",
     "new_artifacts",

@@ -14,6 +14,10 @@ class NotFoundError(UserError):
     """An address or a key that holds nothing."""
 
 
+class UnreadableError(UserError):
+    """One object that its store does not give, though it may give others."""
+
+
 class StorageUnavailableError(Exception):
     """A store that gave no answer within the deadline: nothing the user did wrong, so try later."""
 
@@ -40,6 +44,7 @@ class Storage(Protocol):
 
         Raises:
             NotFoundError: If nothing is stored under the key.
+            UnreadableError: If it may not be read, or is archived or damaged.
         """
         ...
 

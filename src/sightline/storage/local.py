@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sightline.config import UserError
-from sightline.storage.base import Entry, NotFoundError
+from sightline.storage.base import Entry, NotFoundError, UnreadableError
 
 _PARTIAL_PREFIX = ".partial-"
 
@@ -38,7 +38,7 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise NotFoundError(f"nothing is stored at {self.root / key}") from None
         except OSError as error:
-            raise UserError(f"cannot read {self.root / key}: {error.strerror}") from None
+            raise UnreadableError(f"cannot read {self.root / key}: {error.strerror}") from None
 
     def write_bytes(self, key: str, content: bytes) -> None:
         """Store an object whole."""

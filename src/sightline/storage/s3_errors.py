@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from sightline.config import UserError
-from sightline.storage.base import NotFoundError
+from sightline.storage.base import NotFoundError, UnreadableError
 from sightline.storage.retries import PassingError
 
 Access = Literal["read", "write", "delete", "list"]
@@ -72,7 +72,8 @@ def explain_refusal(refusal: Refusal, target: Target, access: Access) -> Excepti
 
     Returns:
         `PassingError` for what a later try may not meet, `NotFoundError` for an absent object,
-        else a `UserError` that says what to mend. None shows more of the credentials than four
+        `UnreadableError` for one that may not be read or is archived, else a `UserError` that
+        says what to mend. None shows more of the credentials than four
         characters of the key id.
     """
     status, code = refusal.status, refusal.code
@@ -99,8 +100,10 @@ def explain_refusal(refusal: Refusal, target: Target, access: Access) -> Excepti
     if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "PermanentRedirect"):
         hint = f"set s3_region to {region}" if region else "check s3_region and s3_endpoint_url"
         return UserError(f"{target.bucket} is not served by {target.endpoint} as asked: {hint}")
+    if code == "InvalidObjectState":
+        return UnreadableError(f"{target.uri} is archived ({code}): restore it, or move it away")
     if status == 403:
-        return UserError(
+        return (UnreadableError if access == "read" else UserError)(
             f"no permission to {access} {target.uri} ({code or status}) with the access key id "
             f"ending in {target.key_id[-4:]!r}: allow it in the bucket's policy, "
             "or choose another address"
