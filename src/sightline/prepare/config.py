@@ -67,6 +67,9 @@ class PrepareConfig(StepConfig):
     dicom_frames: Literal["refuse", "split"] = "refuse"
     """What becomes of a DICOM file with several frames: it is rejected, or each frame is an image
     of its own in the file's group; files with boxes are always rejected."""
+    max_file_mib: int = Field(default=512, ge=1, le=4096)
+    """Size in MiB beyond which an image file is rejected without being read; each is read whole
+    into memory."""
     max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
     """Share of a folder's images that may be rejected before the step fails."""
     max_box_overhang: float = Field(default=0.02, ge=0, le=1)

@@ -113,6 +113,20 @@ def find_class_folders(uri: str, catalogue: Catalogue) -> Findings:
     return findings
 
 
+def reject_large_files(catalogue: Catalogue, max_file_mib: int) -> None:
+    """Reject, by the sizes in the listing, the files that are too large to be read whole."""
+    catalogue.execute(
+        "UPDATE files SET stage = ?, rejected = 'has ' || ((size_bytes + 1048575) / 1048576) || ? "
+        "WHERE rejected IS NULL AND size_bytes > ?",
+        # It keeps its say on groups and splits, as every file does that cannot be read.
+        (
+            int(Stage.READING),
+            f" MiB, more than max_file_mib {max_file_mib}",
+            max_file_mib * 2**20,
+        ),
+    )
+
+
 def reject(findings: Findings, key: str, stage: Stage, reason: str) -> ListedFile:
     """Return a file that is listed only to be told as rejected."""
     return ListedFile(findings.kind, key, stage=stage, rejected=reason)

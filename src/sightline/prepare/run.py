@@ -23,7 +23,13 @@ from sightline.prepare.duplicates import (
     reject_two_classes,
 )
 from sightline.prepare.facts import describe_result
-from sightline.prepare.folders import Findings, count_files, find_class_folders, find_images
+from sightline.prepare.folders import (
+    Findings,
+    count_files,
+    find_class_folders,
+    find_images,
+    reject_large_files,
+)
 from sightline.prepare.intake import read_all, refuse_too_many_rejected
 from sightline.prepare.packing import count_places, pack
 from sightline.prepare.shown import Showcase
@@ -136,6 +142,7 @@ def find_folders(
         found.append(find_class_folders(uris.labels_uri, catalogue))
     if uris.boxes_uri:
         found.append(find_boxes(uris.boxes_uri, catalogue))
+    reject_large_files(catalogue, config.max_file_mib)
     for findings in found:
         files = count_files(catalogue, findings.kind)
         announce("prepare", f"{count(files, 'image')} under {findings.uri}")
