@@ -91,6 +91,30 @@ def test_small_set_is_shuffled_image_by_image():
     assert ((counts - expected) ** 2 / expected).sum() < 61.1
 
 
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_ranks_divide_the_ranges_of_a_set_that_is_mixed_whole(world_size):
+    # 256 ranges and 8 lanes that mix 32 each. Beyond its share a rank may touch the two ranges
+    # that each of its lanes shares with a neighbour.
+    order = make_order([10] * 256, mix_ranges=32)
+    for rank in range(world_size):
+        lanes = range(rank, 8, world_size)
+        batches = list(order.batches(0, lanes=lanes))
+        touched = np.unique(np.concatenate([batch.ranges for batch in batches]))
+        assert len(touched) <= 256 // world_size + 2 * len(lanes)
+
+
+def test_lane_of_a_set_that_is_mixed_whole_mixes_all_its_ranges():
+    # 40 ranges of 10 for 4 lanes of 25 batches: by its 10th batch (40 of 100 draws) a lane has met
+    # nearly all of its 10 or 11 ranges; in windows of some of them it would not have.
+    order = make_order([10] * 40, lanes=4, mix_ranges=10)
+    for epoch in range(5):
+        for lane in range(4):
+            batches = list(order.batches(epoch, lanes=[lane]))
+            early = {r for batch in batches[:10] for r in batch.ranges.tolist()}
+            late = {r for batch in batches for r in batch.ranges.tolist()}
+            assert len(late - early) <= 2
+
+
 def test_images_of_one_shard_meet_at_most_twice_as_often_as_in_a_uniform_shuffle():
     # 64 shards of 16 ranges of 10 images; 8 lanes mix 16 ranges each, so 128 are open at once.
     per_shard, images = 160, 64 * 160
@@ -138,3 +162,11 @@ def test_windows_are_not_mixed_alike():
     order = make_order([8] * 40, batch_size=8, lanes=1, mix_ranges=1)
     orders = {tuple(batch.places.tolist()) for batch in order.batches(0)}
     assert len(orders) > 35
+
+
+def test_window_is_mixed_otherwise_in_each_epoch():
+    # One range of 8 a window. An epoch also turns every range, so steps between places, not the
+    # places themselves, tell whether the mixing was the same.
+    order = make_order([8] * 40, batch_size=8, lanes=1, mix_ranges=1)
+    steps = {tuple(np.diff(next(order.batches(epoch)).places) % 8) for epoch in range(20)}
+    assert len(steps) > 15

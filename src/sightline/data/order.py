@@ -30,8 +30,8 @@ class EpochOrder:
 
     Each lane has an equal part of the epoch's images, and every batch takes equally from each. A
     range may be cut between two lanes, so that lanes are equal to the image; what is left over when
-    the last whole batch is full is another part in each epoch. A data set of no more ranges than
-    all lanes mix at once is shuffled image by image.
+    the last whole batch is full is another part in each epoch. Where all lanes mix a whole data set
+    at once, each mixes all its ranges; of no more ranges than lanes, single images are dealt.
     """
 
     def __init__(
@@ -62,13 +62,17 @@ class EpochOrder:
         self.lanes = lanes
         self.steps_per_epoch = self.images // batch_size
         self._share = batch_size // lanes
-        self._mix_ranges = mix_ranges
         self._seed = seed
-        # What is permuted: ranges, or single images where all ranges are open at once anyway.
         self._ranges = np.flatnonzero(counts)
+        # A lane's part may begin and end inside a range, so it touches more than its share; a
+        # window of these few alone would not be mixed with the others.
+        fits = len(self._ranges) <= lanes * mix_ranges
+        self._mix_ranges = len(self._ranges) if fits else mix_ranges
         self._first_places = np.zeros(len(self._ranges), dtype=np.int64)
         self._counts = counts[self._ranges]
-        if len(self._ranges) <= lanes * mix_ranges:
+        # Single images are permuted only where that is cheap: it makes each process read every
+        # range, and so few are read by several processes anyway.
+        if len(self._ranges) <= lanes:
             starts = np.cumsum(self._counts) - self._counts
             self._first_places = np.arange(self.images) - np.repeat(starts, self._counts)
             self._ranges = np.repeat(self._ranges, self._counts)
