@@ -17,6 +17,22 @@ Number = TypeVar("Number", bound=np.generic)
 _SHOWN = 20
 _SPLIT_OF = "CASE {} WHEN 2 THEN 'test' WHEN 1 THEN 'val' ELSE 'train' END"
 
+# The pixels that carry several classes, with the first picture of all and the first of another
+# class: each picture is told one of the two. To look for the other picture of each picture would
+# take the square of their number.
+_TWO_CLASSES = """
+CREATE TABLE two_classes AS
+SELECT pixels, MAX(CASE turn WHEN 1 THEN label END) AS first_label,
+    MAX(CASE turn WHEN 1 THEN told END) AS first, MAX(CASE turn WHEN 2 THEN told END) AS second
+FROM (
+    SELECT pixels, label, name || ', class ' || label AS told,
+        ROW_NUMBER() OVER (PARTITION BY pixels ORDER BY file, frame) AS turn
+    FROM (
+        SELECT *, ROW_NUMBER() OVER (PARTITION BY pixels, label ORDER BY file, frame) AS place
+        FROM pictures WHERE kind = 'labels'
+    ) WHERE place = 1
+) GROUP BY pixels HAVING COUNT(*) > 1
+"""
 # The pictures whose pixels are there more than once, the one that decides first: it is the most
 # held out of its set, and the first of those.
 _HELD = """
@@ -63,23 +79,12 @@ class NamedCopies:
 def reject_two_classes(catalogue: Catalogue) -> None:
     """Leave out labelled images whose very pixels also carry another class; nobody knows which."""
     catalogue.execute("CREATE INDEX pictures_by_pixels ON pictures (pixels, kind)")
+    catalogue.execute(_TWO_CLASSES)
+    catalogue.execute("CREATE INDEX two_classes_by_pixels ON two_classes (pixels)")
     catalogue.execute(
-        """
-        CREATE TABLE two_classes AS SELECT id, (
-            SELECT other.name || ', class ' || other.label FROM pictures AS other
-            WHERE other.kind = 'labels' AND other.pixels = pictures.pixels
-                AND other.label <> pictures.label
-            ORDER BY other.file, other.frame LIMIT 1
-        ) AS other
-        FROM pictures WHERE kind = 'labels' AND pixels IN (
-            SELECT pixels FROM pictures WHERE kind = 'labels'
-            GROUP BY pixels HAVING COUNT(DISTINCT label) > 1
-        )
-        """
-    )
-    catalogue.execute(
-        "UPDATE pictures SET rejected = 'has the very pixels of ' || other "
-        "FROM two_classes WHERE two_classes.id = pictures.id"
+        "UPDATE pictures SET rejected = 'has the very pixels of ' || "
+        "CASE label WHEN first_label THEN second ELSE first END FROM two_classes "
+        "WHERE kind = 'labels' AND two_classes.pixels = pictures.pixels"
     )
 
 
