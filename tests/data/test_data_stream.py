@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -178,6 +179,45 @@ def test_caller_who_stops_early_leaves_nothing_pinned(many_ranges):
     next(batches)
     batches.close()
     assert stream._cache.pinned_bytes == 0
+    assert len(list(stream.batches(1))) == 15
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_thread_outlives_the_batches(whole, many_ranges):
+    batches = open_stream(many_ranges, threads=3).batches(1)
+    next(batches)
+    readers = [one for one in threading.enumerate() if one.name.startswith("range-reader")]
+    assert readers
+    if whole:
+        list(batches)
+    batches.close()
+    for reader in readers:
+        reader.join(10)
+    assert not any(reader.is_alive() for reader in readers)
+
+
+def test_two_readers_of_one_stream_do_not_stop_each_other(many_ranges):
+    stream = open_stream(many_ranges, threads=2)
+    expected = indices(stream.batches(1))
+    first, second = stream.batches(1), stream.batches(1)
+    found = [[image.index for image in next(second)]]
+    next(first)
+    first.close()
+    assert found + indices(second) == expected
+
+
+def test_ranges_are_read_by_as_many_threads_as_were_asked_for(many_ranges, monkeypatch):
+    # The first three reads wait for each other; with fewer threads they would in vain.
+    together, calls = threading.Barrier(3), itertools.count()
+    read_bytes = LocalStorage.read_bytes
+
+    def meet_others(self, key, start=0, size_bytes=None):
+        if next(calls) < 3:
+            together.wait(5)
+        return read_bytes(self, key, start, size_bytes)
+
+    stream = open_stream(many_ranges, threads=3)
+    monkeypatch.setattr(LocalStorage, "read_bytes", meet_others)
     assert len(list(stream.batches(1))) == 15
 
 

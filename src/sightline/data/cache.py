@@ -37,7 +37,8 @@ class LoadCache(Generic[Value]):
         self._size_bytes = size_bytes
         self._pinned: dict[int, _Entry[Value]] = {}
         self._idle: OrderedDict[int, _Entry[Value]] = OrderedDict()
-        self._pool = ThreadPoolExecutor(threads, "range-reader")
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
         self.pinned_bytes = 0
         self.held_bytes = 0
 
@@ -76,10 +77,19 @@ class LoadCache(Generic[Value]):
             self._forget(key)
         self._make_room(0)
 
+    def end_threads(self) -> None:
+        """Let the threads go if nobody waits for a value; the next load starts new ones."""
+        if self._pool is not None and not self._pinned:
+            # Not waited for: one that tries a silent store again would hold up whoever stops.
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
     def _begin(self, key: int) -> _Entry[Value]:
         size_bytes = self._size_bytes(key)
         self._make_room(size_bytes)
         self.held_bytes += size_bytes
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "range-reader")
         return _Entry(self._pool.submit(self._load, key), size_bytes)
 
     def _make_room(self, size_bytes: int) -> None:

@@ -141,6 +141,7 @@ class ImageStream:
         finally:
             for _, needed in ahead:
                 _unpin(cache, needed)
+            cache.end_threads()
 
     def _has_room(self, needed: Sequence[int], steps_ahead: int) -> bool:
         cache = self._cache
