@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+import sightline.prepare.run as steps
 from sightline.config import UserError
+from sightline.data import open_dataset
 from sightline.data.images import ImageError
+from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.file_errors import read_listed
 from sightline.prepare.folders import find_images, reject_large_files
+from sightline.prepare.intake import read_all
 from sightline.storage import StorageUnavailableError, UnreadableError, open_storage
 
 
@@ -49,4 +53,29 @@ def test_file_above_the_limit_is_rejected_by_its_listed_size(tmp_path, catalogue
     assert dict(catalogue.rows("SELECT name, reason FROM rejected")) == {
         "above.png": "has 2 MiB, more than max_file_mib 1",
         "huge.tif": "has 6144 MiB, more than max_file_mib 1",
+    }
+
+
+def test_preparation_goes_on_without_files_that_are_gone_or_too_large(
+    tmp_path, make_images, monkeypatch
+):
+    images = make_images(tmp_path / "images")
+    paths = sorted(images.rglob("*.png"))
+    gone, large = paths[0], images / "slide.tif"
+    with large.open("wb") as file:
+        file.truncate(6 * 2**30)
+
+    def remove_and_read(*arguments):
+        gone.unlink()
+        return read_all(*arguments)
+
+    monkeypatch.setattr(steps, "read_all", remove_and_read)
+    uris = PrepareUris(
+        images_uri=str(images), store_uri=str(tmp_path / "store"), out_uri=str(tmp_path / "out")
+    )
+    metrics = steps.run(uris, PrepareConfig(max_bad_fraction=0.5))
+    assert len(open_dataset(metrics["datasets"]["images"])) == len(paths) - 1
+    assert {entry["name"]: entry["reason"] for entry in metrics["rejected"]} == {
+        gone.relative_to(images).as_posix(): "was removed after it was listed",
+        "slide.tif": "has 6144 MiB, more than max_file_mib 512",
     }

@@ -9,12 +9,10 @@ from typing import Any
 
 from sightline.prepare.catalogue import KINDS, Catalogue
 from sightline.prepare.duplicates import Duplicates, NamedCopies
-from sightline.prepare.folders import Findings
+from sightline.prepare.folders import SHOWN_IGNORED, Findings
 from sightline.prepare.leak import Leak
 from sightline.prepare.packing import count_members
 from sightline.prepare.splits import Grouping
-
-_SHOWN_IGNORED = 50
 
 
 def describe_result(
@@ -76,7 +74,7 @@ def list_ignored(found: Sequence[Findings]) -> dict[str, Any]:
     names = [f"{findings.kind}/{name}" for findings in found for name in findings.first_ignored]
     return {
         "count": sum(findings.ignored for findings in found),
-        "examples": names[:_SHOWN_IGNORED],
+        "examples": names[:SHOWN_IGNORED],
     }
 
 

@@ -31,7 +31,7 @@ _IMAGE_SUFFIXES = {
 }
 # What the layout itself consists of, and what trainings leave in it.
 _YOLO_SUFFIXES = {".txt", ".yaml", ".yml", ".cache"}
-_SHOWN_IGNORED = 50
+SHOWN_IGNORED = 50
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Findings:
     def ignore(self, name: str) -> None:
         """Count a file that is left alone."""
         self.ignored += 1
-        if len(self.first_ignored) < _SHOWN_IGNORED:
+        if len(self.first_ignored) < SHOWN_IGNORED:
             self.first_ignored.append(name)
 
 

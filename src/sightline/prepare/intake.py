@@ -21,6 +21,7 @@ from sightline.data.images import CheckedImage, ImageError, read_file
 from sightline.data.shards import Member, Shard, ShardWriter
 from sightline.prepare.catalogue import KINDS, THUMBNAIL_SIDE_PX, Catalogue, Stage
 from sightline.prepare.config import PrepareConfig
+from sightline.prepare.file_errors import read_listed
 from sightline.prepare.folders import Findings
 from sightline.prepare.window import map_in_window
 from sightline.storage import Storage, open_storage
@@ -144,16 +145,16 @@ class _Reader:
         self._decoding = BoundedSemaphore(cores)
 
     def read(self, file: FileToRead) -> tuple[FileToRead, list[ReadPicture] | ImageError]:
-        content = self._storages[file.kind].read_bytes(file.key)
         # The boxes of a file are those of one picture.
         frames = "refuse" if file.kind == "boxes" else self._dicom_frames
-        with self._decoding:
-            try:
+        try:
+            content = read_listed(self._storages[file.kind].read_bytes, file.key)
+            with self._decoding:
                 images = read_file(content, file.key, dicom_frames=frames)
-            except ImageError as error:
-                return file, error
-            short_side_px = self._short_side_px[file.kind]
-            return file, [_pack(content, image, short_side_px) for image in images]
+                short_side_px = self._short_side_px[file.kind]
+                return file, [_pack(content, image, short_side_px) for image in images]
+        except ImageError as error:
+            return file, error
 
 
 def _pack(content: bytes, checked: CheckedImage, short_side_px: int) -> ReadPicture:
