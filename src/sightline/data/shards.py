@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from sightline.data.samples import Box
+from sightline.data.scratch import ScratchFolder
 from sightline.storage import Storage, join_uri, open_storage
 
 SHARDS_FOLDER = "shards"
@@ -76,7 +76,7 @@ class ShardWriter:
         self._shard_size_bytes = shard_size_bytes
         self._shards: list[Shard] = []
         self._open: _OpenShard | None = None
-        self._scratch = tempfile.TemporaryDirectory(prefix="sightline-shards-")
+        self._scratch = ScratchFolder("shards")
         self._uploader = ThreadPoolExecutor(1, "shard-upload")
         self._upload: Future[None] | None = None
 
@@ -92,7 +92,7 @@ class ShardWriter:
         if self._open:
             self._open.file.close()
         self._uploader.shutdown(wait=True, cancel_futures=True)
-        self._scratch.cleanup()
+        self._scratch.close()
 
     def add(self, content: bytes, suffix: str) -> Member:
         """Store an image's bytes and return where they will lie.
@@ -104,7 +104,7 @@ class ShardWriter:
         if self._open and not self._open.fits(digest, content, self._shard_size_bytes):
             self._finish()
         if not self._open:
-            self._open = _OpenShard(Path(self._scratch.name, f"{len(self._shards)}.tar"))
+            self._open = _OpenShard(self._scratch.path / f"{len(self._shards)}.tar")
         offset = self._open.add(digest, content, suffix)
         return Member(len(self._shards), offset, len(content), digest)
 

@@ -12,13 +12,14 @@ is left is compared in full and in whole numbers.
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sightline.data.scratch import ScratchFolder
 
 NEAR_CORRELATION = 0.99
 MAX_LOOKALIKES = 1000
@@ -81,8 +82,8 @@ def find_near_copies(
     """
     if not len(thumbnails):
         return NearCopies(count=0, images=0, examples=(), complete=True)
-    with tempfile.TemporaryDirectory(prefix="sightline-near-copies-") as scratch:
-        looks = _sort_by_look(thumbnails, ranks, Path(scratch))
+    with ScratchFolder("near-copies") as scratch:
+        looks = _sort_by_look(thumbnails, ranks, scratch)
         search = _Search(thumbnails, groups, hashes, looks, max_lookalikes)
         for rank in np.unique(looks.ranks)[1:]:
             start, stop = looks.range_of(rank)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.config import UserError
+from sightline.data.scratch import ScratchFolder
 from sightline.prepare.catalogue import KINDS, Catalogue
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.data_report import write_report
@@ -31,6 +32,7 @@ from sightline.prepare.folders import (
     reject_large_files,
 )
 from sightline.prepare.intake import read_all, refuse_too_many_rejected
+from sightline.prepare.leftovers import remove_leftovers
 from sightline.prepare.packing import count_places, pack
 from sightline.prepare.shown import Showcase
 from sightline.prepare.splits import (
@@ -63,12 +65,13 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
         UserError: If the folders hold nothing to work with, or something that spoils a number.
     """
     open_storage(uris.store_uri).require_writable()
+    remove_leftovers(uris.store_uri)
     # From the start: a twin that ends while this one works publishes the same, and is no obstacle.
     with (
         _full_disk_told(),
         new_artifacts("prepare", uris, config, uris.out_uri) as folder,
-        tempfile.TemporaryDirectory(prefix="sightline-catalogue-") as scratch,
-        Catalogue(Path(scratch)) as catalogue,
+        ScratchFolder("catalogue") as scratch,
+        Catalogue(scratch) as catalogue,
     ):
         metrics = _prepare(uris, config, catalogue, folder)
     announce("prepare", f"the data report is {uris.out_uri}/data_report.html")
