@@ -253,3 +253,39 @@ def test_secret_is_in_no_pickle_and_no_text_of_a_storage(s3_bucket, monkeypatch)
     storage = open_storage(s3_bucket)
     assert CANARY.encode() not in pickle.dumps(storage)
     assert CANARY not in repr(storage) + repr(vars(storage))
+
+
+@pytest.mark.parametrize(
+    "address", [f"http://user:{CANARY}@127.0.0.1:9", f"http://user:{CANARY}@[bad:1", f"{CANARY}@h"]
+)
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+def test_an_endpoint_with_credentials_is_refused_without_showing_them(
+    address, variable, s3_bucket, monkeypatch
+):
+    monkeypatch.delenv("SIGHTLINE_S3_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv(variable, address)
+    message = message_of(lambda: open_storage(s3_bucket))
+    require_one_clear_line(message, "the address of the S3 server")
+
+
+@pytest.mark.parametrize("scheme", ["https", "s3a", "S3"])
+def test_an_address_of_another_kind_is_refused_without_showing_it(scheme):
+    message = message_of(lambda: open_storage(f"{scheme}://{KEY_ID}:{CANARY}@host/bucket"))
+    require_one_clear_line(message, f"{scheme}://", "give s3://bucket/prefix")
+
+
+@pytest.mark.parametrize("code", ["ObjectParentIsFile", "ExistingObjectIsDirectory"])
+def test_a_conflict_that_stays_is_told_after_one_request(code, faults, open_faulty):
+    storage = open_faulty()
+    faults.requests.clear()
+    faults.fail(Answer(409, code), first=1)
+    require_one_clear_line(message_of(lambda: storage.write_bytes("k", b"1")), code)
+    assert len(faults.requests) == 1
+
+
+@pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
+def test_a_conflict_of_two_requests_is_tried_again(code, faults, open_faulty):
+    storage = open_faulty()
+    faults.fail(Answer(409, code), first=1)
+    storage.write_bytes("k", b"1")
+    assert storage.read_bytes("k") == b"1"

@@ -115,7 +115,8 @@ def open_storage(uri: str) -> Storage:
 
         return S3Storage(uri)
     if separator and scheme != "file":
-        raise UserError(f"cannot open {uri}: give s3://bucket/prefix or a folder, got {scheme}://")
+        # The rest of it may hold credentials, which belong to no message.
+        raise UserError(f"cannot open {scheme}://…: give s3://bucket/prefix or a folder")
     from sightline.storage.local import LocalStorage
 
     return LocalStorage(Path(rest if separator else uri))

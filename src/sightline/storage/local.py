@@ -23,8 +23,6 @@ class LocalStorage:
 
     parallel_requests = 4
 
-    parallel_requests = 4
-
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser()
         self.uri = str(self.root)

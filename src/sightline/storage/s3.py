@@ -430,9 +430,20 @@ class _Connection:
                     response_checksum_validation=config.s3_checksums,
                 ),
             )
-        except (ValueError, boto_errors.BotoCoreError) as error:
+        except ValueError:
+            # The library's text repeats the address whole, and with it what was put into it.
+            raise UserError(
+                "the address of the S3 server is no valid one: give http://host:port in "
+                "s3_endpoint_url or AWS_ENDPOINT_URL_S3"
+            ) from None
+        except boto_errors.BotoCoreError as error:
             raise UserError(f"cannot use S3 as set: {error}") from None
         self.endpoint: str = self.client.meta.endpoint_url
+        if "@" in self.endpoint:  # wherever it was set: messages name the endpoint
+            raise UserError(
+                "the address of the S3 server holds credentials: give http://host:port, and the "
+                "credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         self._region: str = self.client.meta.region_name
         self._certificates = session._session.get_config_variable("ca_bundle")
         self._manager = self._make_manager()

@@ -14,12 +14,15 @@ from sightline.storage.retries import PassingError
 
 Access = Literal["read", "write", "delete", "list"]
 
-_PASSING_STATUSES = {408, 409, 429, 500, 502, 503, 504}
-# These come with status 400: the bytes were damaged or cut on their way, or came too slowly.
+_PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
+# With status 400, the bytes were damaged or cut on their way, or came too slowly; with 409, two
+# requests met. Other 409 stay: an object, say, where a folder would have to be.
 _PASSING_CODES = {
     "BadDigest",
+    "ConditionalRequestConflict",
     "IncompleteBody",
     "InternalError",
+    "OperationAborted",
     "RequestTimeout",
     "SlowDown",
     "XAmzContentChecksumMismatch",
