@@ -16,7 +16,7 @@ from sightline.data import open_dataset, publish, write_dataset
 from sightline.data.images import decode_image
 from sightline.data.shards import PackedImage
 from sightline.data.stream import ArrayStream, ImageStream
-from sightline.storage import open_storage
+from sightline.storage import StorageUnavailableError, open_storage
 from sightline.storage.local import LocalStorage
 
 IMAGES = 300
@@ -254,6 +254,36 @@ def test_range_that_was_altered_on_its_way_is_read_once_more(many_ranges, monkey
     monkeypatch.setattr(LocalStorage, "read_bytes", flip_a_bit_the_first_time)
     assert indices(open_stream(many_ranges).batches(0)) == expected
     assert seen
+
+
+def test_epochs_end_though_one_read_in_ten_is_damaged(many_ranges, monkeypatch):
+    expected = indices(open_stream(many_ranges).batches(1))
+    read_bytes, random = LocalStorage.read_bytes, np.random.default_rng(0)
+
+    def damage_some(self, key, start=0, size_bytes=None):
+        content = read_bytes(self, key, start, size_bytes)
+        damaged = random.random() < 0.1 and not key.endswith("manifest.json")
+        return bytes([255 - content[0]]) + content[1:] if damaged else content
+
+    monkeypatch.setattr(LocalStorage, "read_bytes", damage_some)
+    for _ in range(10):
+        assert indices(open_stream(many_ranges).batches(1)) == expected
+
+
+def test_bytes_that_differ_at_each_read_are_not_called_altered(many_ranges, monkeypatch):
+    read_bytes, numbers = LocalStorage.read_bytes, itertools.count()
+
+    def damage_anew(self, key, start=0, size_bytes=None):
+        content = read_bytes(self, key, start, size_bytes)
+        if not key.endswith(".tar"):
+            return content
+        return next(numbers).to_bytes(8, "big") + content[8:]
+
+    stream = open_stream(many_ranges, threads=1)
+    monkeypatch.setattr(LocalStorage, "read_bytes", damage_anew)
+    with pytest.raises(StorageUnavailableError, match="altered in different ways") as told:
+        list(stream.batches(1))
+    assert "delete" not in str(told.value)
 
 
 def test_wrong_bytes_of_the_right_length_are_refused(many_ranges, monkeypatch):

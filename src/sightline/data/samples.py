@@ -9,10 +9,14 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from sightline.config import UserError
+from sightline.storage import StorageUnavailableError
 
 T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
+
+# Where one answer in ten is damaged, 8 in a row are once in 100 million reads.
+_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +87,35 @@ def parse_samples(lines: bytes) -> list[Sample]:
 
 
 class AlteredError(UserError):
-    """Bytes that are not those that were stored."""
+    """Bytes that are not those that were stored; `what` names them."""
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
 
 
 def read_verified(read: Callable[[], T]) -> T:
-    """Return what `read` returns, and ask once more where it finds altered bytes.
+    """Return what `read` returns, and ask again where it finds altered bytes.
 
-    A network or a proxy may have altered them on their way; then they are right the second time.
+    A network or a proxy may have altered them on their way; then they are right another time.
 
     Raises:
-        AlteredError: If they are altered again, for then it is the stored ones that were.
+        AlteredError: If each of 8 tries finds the same wrong bytes: it is the stored ones then.
+        StorageUnavailableError: If the tries find different ones, so that nothing is known of
+            what is stored.
     """
-    try:
-        return read()
-    except AlteredError:
-        return read()
+    failures = []
+    for _ in range(_TRIES):
+        try:
+            return read()
+        except AlteredError as error:
+            failures.append(error)
+    if len({str(failure) for failure in failures}) > 1:
+        raise StorageUnavailableError(
+            f"{_TRIES} reads found bytes altered in different ways: the way to the store damages "
+            f"them, so check the network and try again; the last was: {failures[-1].what}"
+        )
+    raise failures[-1]
 
 
 def refuse_altered(what: str, uri: str, expected: str, found: str) -> None:
@@ -115,5 +133,6 @@ def refuse_altered(what: str, uri: str, expected: str, found: str) -> None:
     if not found.startswith(expected):
         raise AlteredError(
             f"{what} was altered: expected sha256 {expected[:12]}…, got {found[:12]}…; "
-            f"delete {uri} and run prepare again"
+            f"delete {uri} and run prepare again",
+            what,
         )
