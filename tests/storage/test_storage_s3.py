@@ -350,3 +350,15 @@ def test_bucket_is_named_in_the_path_or_in_the_host_as_set(
     named = {"bucket": storage.bucket}
     assert [asked for _, asked in faults.requests] == [path.format(**named)] * 2
     assert faults.hosts == [f"{host.format(**named)}:{port}"] * 2
+
+
+def test_a_probe_that_a_killed_process_left_is_unfinished_and_can_be_removed(s3_bucket):
+    storage = open_storage(s3_bucket)
+    storage.write_bytes(".sightline-probe-left", b"")
+    storage.write_bytes("image", b"1")
+    [left] = storage.list_unfinished()
+    assert left.key == ".sightline-probe-left"
+    assert left.modified > 0
+    storage.delete_unfinished(left)
+    assert list(storage.list_unfinished()) == []
+    assert [entry.key for entry in storage.list()] == ["image"]

@@ -110,7 +110,8 @@ class S3Storage:
         """Store an object only if it still holds `expected` (None: is absent); say whether.
 
         A server without conditional puts cannot rule out that another writer comes between: there
-        the bytes are read back, so that of two writers the one that was overwritten is told so.
+        the bytes are read back, which tells most writers that were overwritten, but not one that
+        read its own before the other wrote: two may then both be told yes.
         """
         self._full_key(key)  # refused before anything is asked of the server
         if expected is None:
@@ -185,7 +186,14 @@ class S3Storage:
             self._call("delete", key, "delete_object")
 
     def list_unfinished(self) -> Iterator[Entry]:
-        """Yield uploads in parts that were begun and never ended; their sizes are unknown, so 0."""
+        """Yield uploads in parts that were begun and never ended, and our probes that stayed.
+
+        The sizes of the uploads are unknown, so 0.
+        """
+        for page in self._pages("list_objects_v2", _PROBE_PREFIX, "ContinuationToken"):
+            for item in page.get("Contents", ()):
+                key = item["Key"][len(self._prefix) :]
+                yield Entry(key, item["Size"], item["LastModified"].timestamp())
         for page in self._pages("list_multipart_uploads", "", "KeyMarker", "UploadIdMarker"):
             for item in page.get("Uploads", ()):
                 # Checked here too: what is listed gets removed, and not every server filters.
@@ -195,7 +203,10 @@ class S3Storage:
                     yield _Unfinished(key, 0, begun, upload_id=item["UploadId"])
 
     def delete_unfinished(self, entry: Entry) -> None:
-        """Remove the parts of an upload that `list_unfinished` named."""
+        """Remove what `list_unfinished` named."""
+        if entry.key.startswith(_PROBE_PREFIX) and not isinstance(entry, _Unfinished):
+            self.delete(entry.key)
+            return
         if not isinstance(entry, _Unfinished):
             raise TypeError(f"{entry} does not come from list_unfinished")
         with contextlib.suppress(_UploadGoneError, NotFoundError):
