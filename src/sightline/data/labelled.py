@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,10 +65,29 @@ def read_labelled(dataset: PackedDataset, split: str, label: str) -> LabelledIma
         dataset: A data set version made from class folders.
         split: `train`, `val` or `test`.
         label: The step's name, for the progress line.
+
+    Raises:
+        UserError: If the split, decoded, exceeds the machine's memory.
     """
     chosen = dataset.split(split)
+    require_memory(chosen, f"the {split} split of {dataset.uri}")
     images = list(track(chosen.iter_images(), f"{label}: reading {split} images", len(chosen)))
     return LabelledImages(split, images, chosen.label_indices, chosen.samples)
+
+
+def require_memory(dataset: PackedDataset, what: str) -> None:
+    """Refuse images that, decoded, exceed the machine's memory, before any is read.
+
+    Raises:
+        UserError: If they do.
+    """
+    needed = sum(3 * sample.width * sample.height for sample in dataset.samples)
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > present:
+        raise UserError(
+            f"{what} needs {needed / 2**30:.1f} GiB of memory when decoded, got "
+            f"{present / 2**30:.1f} GiB: prepare it with a smaller stored_short_side_px"
+        )
 
 
 def describe_labelled(dataset: PackedDataset, parts: Sequence[LabelledImages]) -> dict[str, Any]:

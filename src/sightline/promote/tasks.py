@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data import PackedDataset
+from sightline.data.labelled import require_memory
 from sightline.encoders import load_classifier, predict_probabilities
 from sightline.promote.config import PromoteUris
 from sightline.scoring import score_classification
@@ -85,6 +86,7 @@ class ClassifierTask:
         classifier = load_classifier(model_uri)
         size = int(read_json(fetch_artifacts(model_uri) / "metrics.json")["image_size"])
         test = dataset.split("test")
+        require_memory(test, f"the test split of {dataset.uri}")
         images = list(test.iter_images())
         device = pick_device()
         start = time.perf_counter()
