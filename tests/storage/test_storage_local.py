@@ -226,3 +226,14 @@ def test_addresses_join_with_one_slash():
     assert join_uri("s3://bucket", "a/b") == "s3://bucket/a/b"
     assert join_uri("/", "runs") == "/runs"
     assert join_uri("/") == "/"
+
+
+@pytest.mark.parametrize("address", ["s3:/team/data", "s3:team/data", "S3:/team", "file:/data"])
+def test_address_with_too_few_slashes_is_no_folder(address):
+    with pytest.raises(UserError, match=r"needs two slashes after it: write s3://bucket/prefix"):
+        open_storage(address)
+
+
+def test_folder_whose_name_looks_like_an_address_can_be_written_as_a_path(tmp_path):
+    open_storage(f"{tmp_path}/s3:/team").write_bytes("a.txt", b"a")
+    assert open_storage(str(tmp_path)).exists("s3:/team/a.txt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,13 @@ def open_storage(uri: str) -> Storage:
     if separator and scheme != "file":
         # The rest of it may hold credentials, which belong to no message.
         raise UserError(f"cannot open {scheme}://…: give s3://bucket/prefix or a folder")
+    mistyped = re.match(r"(s3a?|gs|https?|file):", uri, re.IGNORECASE)
+    if mistyped and not separator:
+        # As a path it would be a folder of that name, here, where nobody looks for it.
+        raise UserError(
+            f"an address that begins with {mistyped[0]} needs two slashes after it: write "
+            "s3://bucket/prefix, or ./ before a folder of that name"
+        )
     from sightline.storage.local import LocalStorage
 
     return LocalStorage(Path(rest if separator else uri))
