@@ -127,6 +127,18 @@ def test_any_step_of_a_kept_run_keeps_the_data_set_and_the_run_it_names(folder: 
     assert read_all(other) == [b"two"]
 
 
+def test_records_that_a_run_stored_beside_those_of_a_killed_one_are_the_ones_that_count(root: Any):
+    dataset, other = root.dataset(b"one"), root.dataset(b"two")
+    # What a killed run left under the names of its records is never written over.
+    for name in ("config.json", "metrics.json"):
+        left = {"uris": {}, "datasets": {"0": other}}
+        root.storage.write_bytes(f"runs/recent/prepare/{name}", json.dumps(left).encode())
+    root.run("recent", dataset)
+    found = root.gc(keep_runs=1)
+    assert removed_names(found) == {f"datasets/{name_of(other)}", "datasets/shards"}
+    assert read_all(dataset) == [b"one"]
+
+
 def test_rollback_still_works_down_to_the_first_champion(root: Any):
     datasets = [root.dataset(bytes([number])) for number in range(3)]
     for number, dataset in enumerate(datasets):

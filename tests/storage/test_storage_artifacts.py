@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 
 from sightline.config import StepConfig, StepUris, UserError
 from sightline.storage import NotFoundError, fetch_artifacts, new_artifacts, require_new
+from sightline.storage.artifacts import ARTIFACTS_FILE
+from sightline.storage.local import LocalStorage
 
 
 class StretchUris(StepUris):
@@ -88,3 +91,61 @@ def test_finished_result_is_never_overwritten(out_uri):
     with pytest.raises(UserError, match="choose another out_uri"):
         require_new(out_uri)
     assert (fetch_artifacts(out_uri) / "weights").read_text() == "first"
+
+
+def test_two_runs_at_once_never_spoil_the_result_that_came_first(out_uri, monkeypatch):
+    looked = LocalStorage.exists
+    other: list[str] = ["second"]
+
+    def finish_the_other_run_after_looking(storage, key):
+        is_there = looked(storage, key)
+        if key == ARTIFACTS_FILE and other and not is_there:
+            monkeypatch.setattr(LocalStorage, "exists", looked)
+            publish(out_uri, weights=other.pop())
+        return is_there
+
+    def begin_the_first_run():
+        uris = StretchUris(out_uri=out_uri)
+        with new_artifacts("stretch", uris, StretchConfig(), out_uri) as folder:
+            (folder / "weights").write_text("first")
+            monkeypatch.setattr(LocalStorage, "exists", finish_the_other_run_after_looking)
+
+    with pytest.raises(UserError, match="received a finished result from another run meanwhile"):
+        begin_the_first_run()
+    assert other == []
+    assert (fetch_artifacts(out_uri) / "weights").read_text() == "second"
+
+
+def test_files_that_a_killed_run_left_are_neither_taken_nor_written_over(out_uri, tmp_path):
+    left = tmp_path / "out" / "weights.pt"
+    left.parent.mkdir()
+    left.write_text("of a killed run")
+    uris = StretchUris(out_uri=out_uri)
+    for _ in range(2):  # as again by a run that was killed before it published its list
+        with new_artifacts("stretch", uris, StretchConfig(), out_uri) as folder:
+            (folder / "weights.pt").write_text("ours")
+        assert left.read_text() == "of a killed run"
+        assert (fetch_artifacts(out_uri, ["weights.pt"]) / "weights.pt").read_text() == "ours"
+        kept = (tmp_path / "out" / "artifacts.json").read_bytes()
+        (tmp_path / "out" / "artifacts.json").unlink()
+    digest = hashlib.sha256(b"ours").hexdigest()
+    assert json.loads(kept)["files"]["weights.pt"] == {
+        "size_bytes": 4,
+        "sha256": digest,
+        "key": f"weights.{digest[:12]}.pt",
+    }
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        f"weights.{digest[:12]}.pt",
+        "weights.pt",
+    ]
+
+
+def test_list_whose_key_leaves_the_folder_is_refused(out_uri, tmp_path):
+    publish(out_uri, weights="1")
+    path = tmp_path / "out" / "artifacts.json"
+    listed = json.loads(path.read_text())
+    listed["files"]["weights"]["key"] = "../weights"
+    path.write_text(json.dumps(listed))
+    with pytest.raises(UserError, match="is not as a step writes it"):
+        fetch_artifacts(out_uri)

@@ -70,6 +70,14 @@ def test_result_that_was_made_anew_is_not_taken_from_what_was_fetched_before(out
     assert (fetch_artifacts(out_uri) / "weights").read_text() == "second"
 
 
+def test_files_that_a_killed_run_left_are_neither_taken_nor_written_over(out_uri):
+    open_storage(out_uri).write_bytes("plots/loss.svg", b"of a killed run")
+    publish(out_uri, **{"weights": "1", "plots/loss.svg": "<svg/>"})
+    folder = fetch_artifacts(out_uri)
+    assert (folder / "plots" / "loss.svg").read_text() == "<svg/>"
+    assert open_storage(out_uri).read_bytes("plots/loss.svg") == b"of a killed run"
+
+
 def test_fetched_files_go_when_the_process_ends(out_uri):
     publish(out_uri, weights="1")
     program = (

@@ -243,6 +243,39 @@ def test_upload_in_parts_that_fails_is_aborted_and_never_seen(where, big_file, f
     assert not storage.exists("big")
 
 
+@pytest.mark.parametrize("size", ["whole", "in parts"])
+def test_upload_of_what_must_be_new_leaves_what_is_there(size, big_file, open_faulty, tmp_path):
+    storage = open_faulty()
+    source = big_file
+    if size == "whole":
+        source = tmp_path / "small"
+        source.write_text("small")
+    assert storage.upload(source, "k", only_new=True)
+    first = storage.read_bytes("k")
+    other = tmp_path / "other"
+    other.write_bytes(source.read_bytes()[:-1] + b"?")
+    assert not storage.upload(other, "k", only_new=True)
+    assert storage.read_bytes("k") == first
+    assert list(storage.list_unfinished()) == []
+
+
+def test_upload_in_parts_that_another_writer_overtakes_leaves_what_came_first(
+    big_file, faults, open_faulty, s3_server
+):
+    storage = open_faulty()
+    other = open_faulty(s3_endpoint_url=s3_server.endpoint_url)
+
+    def others_write_before_the_end(method, path):
+        if is_end(method, path):
+            other.write_bytes("big", b"first")
+        return False
+
+    faults.fail(Answer(500, "InternalError"), matches=others_write_before_the_end)
+    assert not storage.upload(big_file, "big", only_new=True)
+    assert storage.read_bytes("big") == b"first"
+    assert list(storage.list_unfinished()) == []
+
+
 def test_download_that_fails_midway_leaves_the_old_file_alone(
     big_file, faults, open_faulty, tmp_path
 ):

@@ -12,7 +12,7 @@ from sightline.config import UserError
 from sightline.gc.layout import CHAMPION, HISTORY, Area, Unit, split_model
 from sightline.promote.champion import Champion, ChampionStore
 from sightline.storage import NotFoundError, join_uri
-from sightline.storage.artifacts import ARTIFACTS_FILE
+from sightline.storage.artifacts import ARTIFACTS_FILE, key_of
 
 CONFIG_FILE = "config.json"
 
@@ -112,10 +112,12 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
     addresses: list[str] = []
     for step in sorted({mark.split("/")[0] for mark in unit.marks}):
         strict = f"{step}/{ARTIFACTS_FILE}" in unit.marks
-        wanted = [(f"{step}/{CONFIG_FILE}", "uris")]
+        listed = _read_listed(runs, unit, step) if strict else {}
+        wanted = [(CONFIG_FILE, "uris")]
         if step == "prepare":
-            wanted.append((f"{step}/metrics.json", "datasets"))
-        for mark, key in wanted:
+            wanted.append(("metrics.json", "datasets"))
+        for name, key in wanted:
+            mark = f"{step}/{key_of(listed, name)}"
             content = _read(runs, unit, mark, strict)
             values = (content or {}).get(key)
             if isinstance(values, dict):
@@ -123,6 +125,15 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
             elif strict and content is not None:
                 raise _damaged(runs, unit, mark)
     return addresses
+
+
+def _read_listed(runs: Area, unit: Unit, step: str) -> dict[str, dict[str, Any]]:
+    """Return what a finished step's list says of its files; nothing if it is gone meanwhile."""
+    mark = f"{step}/{ARTIFACTS_FILE}"
+    listed = (_read(runs, unit, mark, strict=True) or {"files": {}}).get("files")
+    if not (isinstance(listed, dict) and all(isinstance(entry, dict) for entry in listed.values())):
+        raise _damaged(runs, unit, mark)
+    return listed
 
 
 def _read(runs: Area, unit: Unit, mark: str, strict: bool) -> dict[str, Any] | None:

@@ -2,6 +2,9 @@
 
 A folder without `artifacts.json` holds no result. The list carries each file's size and
 sha256, and readers check them, so a torn or altered file is never taken for a result.
+
+No file is ever written over: where another run of the step, killed or still going, left other
+bytes under a name, ours are stored beside them, and the list says under which `key`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sightline import __version__
@@ -103,7 +106,8 @@ def fetch_artifacts(uri: str, names: Iterable[str] | None = None) -> Path:
     for name in wanted:
         if name not in listed:
             raise NotFoundError(f"{uri} has no {name}; it holds {', '.join(sorted(listed))}")
-    if not isinstance(storage, LocalStorage):
+    is_plain = all(key_of(listed, name) == name for name in wanted)
+    if not (isinstance(storage, LocalStorage) and is_plain):
         return _FETCHED.fetch(storage, manifest, {name: listed[name] for name in wanted})
     for name in wanted:
         path = storage.root / name
@@ -111,6 +115,11 @@ def fetch_artifacts(uri: str, names: Iterable[str] | None = None) -> Path:
             raise UserError(f"{join_uri(uri, name)} is gone although its step published it")
         _require_unaltered(path, listed[name], join_uri(uri, name))
     return storage.root
+
+
+def key_of(listed: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """Return where a file of a result is stored, by the list in its `artifacts.json`."""
+    return str(listed.get(name, {}).get("key", name))
 
 
 def read_json(path: Path) -> Any:
@@ -137,27 +146,59 @@ def _publish(folder: Path, out_uri: str) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    listed = {name: _describe(path) for name, path in files.items()}
-    manifest = json.dumps({"files": listed}, indent=2).encode()
-    # Asked again: a step takes hours, and files of a result that came meanwhile must stay.
+    described = {name: _describe(path) for name, path in files.items()}
+    # Asked again: a step takes hours, and a result may have come meanwhile.
     if not storage.exists(ARTIFACTS_FILE):
-        for name, path in files.items():
-            storage.upload(path, name)
+        listed = {
+            name: _store(storage, path, name, described[name]) for name, path in files.items()
+        }
+        manifest = json.dumps({"files": listed}, indent=2).encode()
         if storage.write_if_unchanged(ARTIFACTS_FILE, manifest, expected=None):
             return
-    if storage.read_bytes(ARTIFACTS_FILE) != manifest:
+    present = _read_list(storage.read_bytes(ARTIFACTS_FILE), out_uri)
+    if {name: _content_of(entry) for name, entry in present.items()} != described:
         raise UserError(f"{out_uri} received a finished result from another run meanwhile")
+
+
+def _store(storage: Storage, path: Path, name: str, described: dict[str, Any]) -> dict[str, Any]:
+    """Store a file under its name, or beside what has that name, and return its entry."""
+    place = PurePosixPath(name)
+    beside = str(place.with_name(f"{place.stem}.{described['sha256'][:12]}{place.suffix}"))
+    for key in (name, beside):
+        if storage.upload(path, key, only_new=True) or _holds(storage, key, described):
+            return described if key == name else {**described, "key": key}
+    raise UserError(
+        f"{join_uri(storage.uri, beside)} holds bytes that no step wrote: choose another out_uri, "
+        "or delete that folder"
+    )
+
+
+def _holds(storage: Storage, key: str, described: dict[str, Any]) -> bool:
+    with tempfile.TemporaryDirectory(prefix="sightline-stored-") as scratch:
+        stored = Path(scratch, "stored")
+        try:
+            storage.download(key, stored)
+        except NotFoundError:  # a folder has that name, or it has just been removed
+            return False
+        return _describe(stored) == described
 
 
 def _describe(path: Path) -> dict[str, Any]:
     return {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
+def _content_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an entry says of the bytes, wherever they are stored."""
+    return {name: value for name, value in entry.items() if name != "key"}
+
+
 def _read_list(manifest: bytes, uri: str) -> dict[str, dict[str, Any]]:
     try:
         listed = json.loads(manifest)["files"]
         for name, described in listed.items():
-            if not _is_plain(name) or set(described) != {"size_bytes", "sha256"}:
+            if set(described) - {"key"} != {"size_bytes", "sha256"}:
+                raise ValueError(name)
+            if not (_is_plain(name) and _is_plain(described.get("key", name))):
                 raise ValueError(name)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(
@@ -174,7 +215,7 @@ def _is_plain(name: str) -> bool:
 
 def _require_unaltered(path: Path, expected: dict[str, Any], uri: str) -> None:
     found = _describe(path)
-    if found != expected:
+    if found != _content_of(expected):
         raise UserError(
             f"{uri} was altered after it was published: expected sha256 "
             f"{str(expected['sha256'])[:12]}…, got {found['sha256'][:12]}…; run its step again"
@@ -210,13 +251,15 @@ class _Fetched:
     def _fetch_file(
         self, storage: Storage, name: str, expected: dict[str, Any], path: Path
     ) -> None:
-        uri = join_uri(storage.uri, name)
+        key = expected.get("key", name)
+        uri = join_uri(storage.uri, key)
         with tempfile.TemporaryDirectory(dir=self._root) as scratch:
             arrived = Path(scratch, "arrived")
             try:
-                storage.download(name, arrived)
-                if _describe(arrived) != expected:  # damaged on its way, or in the bucket?
-                    storage.download(name, arrived)
+                storage.download(key, arrived)
+                # Damaged on its way, or in the bucket?
+                if _describe(arrived) != _content_of(expected):
+                    storage.download(key, arrived)
             except NotFoundError:
                 raise UserError(f"{uri} is gone although its step published it") from None
             _require_unaltered(arrived, expected, uri)

@@ -57,8 +57,13 @@ class Storage(Protocol):
         """Store an object only if it still holds `expected` (None: is absent); say whether."""
         ...
 
-    def upload(self, source: Path, key: str) -> None:
-        """Store a local file whole."""
+    def upload(self, source: Path, key: str, only_new: bool = False) -> bool:
+        """Store a local file whole; with `only_new`, only where nothing is stored yet.
+
+        Returns:
+            Whether it was stored. False may also follow a try of ours that was carried out although
+            its answer was lost: look at what is stored there.
+        """
         ...
 
     def download(self, key: str, target: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,24 +47,23 @@ class LocalStorage:
         """Store an object only if it still holds `expected` (None: is absent)."""
         path = self._path(key)
         _make_folder(path.parent)
-        # The folder itself is locked, so that no lock file is left among the user's results.
-        try:
-            lock = os.open(path.parent, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(f"cannot read {path.parent}: {error.strerror}") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(path.parent):
             if (self.read_bytes(key) if path.is_file() else None) != expected:
                 return False
             self.write_bytes(key, content)
             return True
-        finally:
-            os.close(lock)
 
-    def upload(self, source: Path, key: str) -> None:
-        """Store a local file whole."""
-        with replacing(self._path(key)) as partial:
-            shutil.copyfile(source, partial)
+    def upload(self, source: Path, key: str, only_new: bool = False) -> bool:
+        """Store a local file whole; with `only_new`, only where nothing is stored yet."""
+        path = self._path(key)
+        if only_new and path.exists():
+            return False
+        try:
+            with replacing(path, _put_new if only_new else os.replace) as partial:
+                shutil.copyfile(source, partial)
+        except FileExistsError:
+            return False
+        return True
 
     def download(self, key: str, target: Path) -> None:
         """Fetch an object into a local file, whole or not at all."""
@@ -120,11 +119,12 @@ class LocalStorage:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, put: Callable[[Path, Path], None] = os.replace) -> Iterator[Path]:
     """Give an empty file beside `path`, and put it in its place when the block has succeeded.
 
     Raises:
         UserError: If it cannot be written; then `path` is as it was, and nothing lies beside it.
+        FileExistsError: If `put` raised it; so, too.
     """
     _make_folder(path.parent)
     try:
@@ -138,11 +138,44 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.chmod(0o644)
-        partial.replace(path)
+        put(partial, path)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _put_new(partial: Path, path: Path) -> None:
+    """Put a file in its place unless there is one.
+
+    Raises:
+        FileExistsError: If there is.
+    """
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with _locked(path.parent):
+            if path.exists():
+                raise FileExistsError(path) from None
+            partial.replace(path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # The folder itself is locked, so that no lock file is left among the user's results.
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _make_folder(folder: Path) -> None:

@@ -136,18 +136,33 @@ class S3Storage:
             return bool(failures) and self.read_bytes(key) == content
         return True
 
-    def upload(self, source: Path, key: str) -> None:
-        """Store a local file whole; above 16 MiB in parts, of which none stays on a failure."""
+    def upload(self, source: Path, key: str, only_new: bool = False) -> bool:
+        """Store a local file whole; above 16 MiB in parts, of which none stays on a failure.
+
+        With `only_new`, only where nothing is stored yet. A server without conditional puts cannot
+        rule out that another writer comes between looking and storing.
+        """
+        condition: dict[str, str] = {}
         size_bytes = source.stat().st_size
-        if size_bytes <= PART_BYTES:
-            self.write_bytes(key, source.read_bytes())
-            return
+        if only_new:
+            if self._honours_conditions():
+                condition = {"IfNoneMatch": "*"}
+            # Not every server that honours them for whole objects does so for those in parts.
+            if (size_bytes > PART_BYTES or not condition) and self.exists(key):
+                return False
         part_bytes = max(PART_BYTES, -(-size_bytes // MAX_PARTS))
         try:
-            self._upload_parts(source, key, part_bytes)
-        except _UploadGoneError:
-            # The upload was ended or removed and the answer lost: which of them is unknown.
-            self._upload_parts(source, key, part_bytes)
+            if size_bytes <= PART_BYTES:
+                self._put(key, source.read_bytes(), condition)
+                return True
+            try:
+                self._upload_parts(source, key, part_bytes, condition)
+            except _UploadGoneError:
+                # The upload was ended or removed and the answer lost: which of them is unknown.
+                self._upload_parts(source, key, part_bytes, condition)
+        except ConditionFailedError:
+            return False
+        return True
 
     def download(self, key: str, target: Path) -> None:
         """Fetch an object into a local file, whole or not at all, 16 MiB at a time."""
@@ -368,7 +383,9 @@ class S3Storage:
         self.write_bytes(key, content)
         return self.read_bytes(key) == content
 
-    def _upload_parts(self, source: Path, key: str, part_bytes: int) -> None:
+    def _upload_parts(
+        self, source: Path, key: str, part_bytes: int, condition: Mapping[str, str]
+    ) -> None:
         summed = self._config.s3_checksums == "when_supported"
         algorithm = {"ChecksumAlgorithm": "CRC32"} if summed else {}
         begun = self._call("write", key, "create_multipart_upload", algorithm)
@@ -383,7 +400,7 @@ class S3Storage:
                     stored = self._call("write", key, "upload_part", sent)
                     part = {**place, "ETag": stored["ETag"]}
                     parts.append({**part, **checksum} if summed else part)
-            ended = {**upload, "MultipartUpload": {"Parts": parts}}
+            ended = {**upload, "MultipartUpload": {"Parts": parts}, **condition}
             self._call("write", key, "complete_multipart_upload", ended)
         except BaseException:
             with contextlib.suppress(Exception):  # the first failure is the one to tell
