@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fault_proxy import FaultProxy
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -109,6 +110,26 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     use_server(s3_server, monkeypatch)
     with s3_server.fresh_bucket() as bucket:
         yield f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def proxy(s3_server: S3Server) -> Iterator[FaultProxy]:
+    """Return the one proxy of the tests: a client of boto3 costs more than most of them."""
+    proxy = FaultProxy(s3_server.endpoint_url)
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def faults(
+    proxy: FaultProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultProxy]:
+    """Return a healthy proxy in front of `s3_bucket`'s server; storages go through it."""
+    del s3_bucket  # it sets the rest of the environment
+    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT_URL", proxy.url)
+    proxy.restart()
+    yield proxy
+    proxy.restart()
 
 
 @pytest.fixture

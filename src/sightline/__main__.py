@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command, step.summary, step.uris_class, step.config_class, arguments[1:]
         )
         use_storage_settings(storage)
-        step.run(uris, config)
+        step.execute(uris, config)
     except UserError as error:
         complain(command, error)
         return EXIT_USER_ERROR

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline.config import StepConfig, StepUris
+from sightline.storage.retries import retries_told
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Step:
     def run(self) -> Callable[[Any, Any], dict[str, Any]]:
         """The step itself: `run(uris, config)` does the work and returns its metrics."""
         return self._load(self.run_module, "run")  # type: ignore[no-any-return]
+
+    def execute(self, uris: StepUris, config: StepConfig) -> dict[str, Any]:
+        """Do the work, say what the store made us try again, and return the step's metrics."""
+        with retries_told(self.name):
+            return self.run(uris, config)
 
     def _load(self, module: str, name: str) -> Any:
         return getattr(importlib.import_module(f"sightline.{self.package}.{module}"), name)
@@ -82,4 +88,4 @@ def run_step(
     step = COMMANDS[name]
     parsed_uris = step.uris_class.from_values(uris)
     config = step.config_class.from_values({**settings, **overrides})
-    return step.run(parsed_uris, config)
+    return step.execute(parsed_uris, config)

@@ -1,8 +1,8 @@
-"""A faulty way to the S3 server of the tests."""
+"""Storages that reach their bucket by a faulty way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,26 +11,6 @@ from stepping_clock import SteppingClock
 
 from sightline.storage.s3 import S3Storage
 from sightline.storage.settings import StorageConfig
-
-
-@pytest.fixture(scope="session")
-def proxy(s3_server: Any) -> Iterator[FaultProxy]:
-    """Return the one proxy of the tests: a client of boto3 costs more than most of them."""
-    proxy = FaultProxy(s3_server.endpoint_url)
-    yield proxy
-    proxy.stop()
-
-
-@pytest.fixture
-def faults(
-    proxy: FaultProxy, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FaultProxy]:
-    """Return a healthy proxy in front of `s3_bucket`'s server; storages go through it."""
-    del s3_bucket  # it sets the rest of the environment
-    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT_URL", proxy.url)
-    proxy.restart()
-    yield proxy
-    proxy.restart()
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_folder_without_the_last_written_list_holds_no_result(out_uri, tmp_path)
 def test_altered_file_is_refused(out_uri, tmp_path, text):
     publish(out_uri, weights="1 2 3")
     (tmp_path / "out" / "weights").write_text(text)
-    with pytest.raises(UserError, match=r"weights was altered .* run its step again"):
+    with pytest.raises(UserError, match=r"weights was altered.* run its step again"):
         fetch_artifacts(out_uri, ["weights"])
 
 

@@ -7,7 +7,7 @@ from stepping_clock import SteppingClock
 
 from sightline.config import UserError
 from sightline.storage import StorageUnavailableError, retries
-from sightline.storage.retries import PassingError, Retries, retry_counts
+from sightline.storage.retries import PassingError, Retries, retries_told, retry_counts
 
 
 class StoppedClock:
@@ -111,3 +111,20 @@ def test_real_clock_waits_no_longer_than_asked():
     before = retries.REAL_CLOCK.monotonic()
     retries.REAL_CLOCK.sleep(0)
     assert clock.monotonic() >= before
+
+
+def test_step_tells_at_its_end_what_it_tried_again(clock, capsys):
+    left = iter(["cut body", "SlowDown", "SlowDown"])
+
+    def fail_three_times(_ends):
+        if kind := next(left, None):
+            raise PassingError("no", kind=kind)
+        return "done"
+
+    with retries_told("prepare"):
+        assert Retries(5, 1e9, clock).call("read a", fail_three_times) == "done"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "sightline prepare: 3 requests were tried again (2 SlowDown, 1 cut body)"
+    with retries_told("pretrain"):
+        pass
+    assert capsys.readouterr().err == ""

@@ -95,7 +95,7 @@ def test_altered_file_is_refused_each_time(text, out_uri):
     publish(out_uri, weights="1 2 3")
     open_storage(out_uri).write_bytes("weights", text.encode())
     for _ in range(2):
-        with pytest.raises(UserError, match=r"weights was altered .* run its step again"):
+        with pytest.raises(UserError, match=r"weights was altered.* run its step again"):
             fetch_artifacts(out_uri, ["weights"])
 
 

@@ -15,8 +15,9 @@ from sightline.config import UserError
 from sightline.data.images import decode_image
 from sightline.data.publish import FORMAT_VERSION, MANIFEST_FILE, SAMPLES_FILE
 from sightline.data.readahead import read_ahead
-from sightline.data.samples import Sample, parse_samples, read_verified, refuse_altered
+from sightline.data.samples import Sample, parse_samples
 from sightline.storage import NotFoundError, join_uri, open_storage
+from sightline.storage.verified import read_verified, refuse_altered
 
 # One request reads about this much, and rather reads over a gap than asks twice.
 _READ_BYTES = 2**20
@@ -132,7 +133,7 @@ class PackedDataset:
         return list(self.iter_images())
 
     def _read_samples(self, shard: int) -> list[Sample]:
-        return read_verified(lambda: self._read_samples_once(shard))
+        return read_verified(f"{self.uri}/{SAMPLES_FILE}", lambda: self._read_samples_once(shard))
 
     def _read_samples_once(self, shard: int) -> list[Sample]:
         start, size_bytes, digest = self.manifest["shards"][shard]["samples"]
@@ -140,11 +141,13 @@ class PackedDataset:
             return []
         lines = self.storage.read_bytes(f"{self.version}/{SAMPLES_FILE}", start, size_bytes)
         found = hashlib.sha256(lines).hexdigest()
-        refuse_altered(f"{self.uri}/{SAMPLES_FILE}", self.uri, digest, found)
+        refuse_altered(f"{self.uri}/{SAMPLES_FILE}", digest, found, prepare_again(self.uri))
         return parse_samples(lines)
 
     def _read_run(self, run: Sequence[Sample]) -> list[bytes]:
-        return read_verified(lambda: self._read_run_once(run))
+        name = self.manifest["shards"][run[0].shard]["name"]
+        shard_uri = join_uri(self.storage.uri, name)
+        return read_verified(shard_uri, lambda: self._read_run_once(run))
 
     def _read_run_once(self, run: Sequence[Sample]) -> list[bytes]:
         name = self.manifest["shards"][run[0].shard]["name"]
@@ -164,8 +167,13 @@ def cut_member(content: bytes, start: int, sample: Sample, shard_uri: str) -> by
     begin = sample.offset_bytes - start
     member = content[begin : begin + sample.size_bytes]
     found = hashlib.sha256(member).hexdigest()
-    refuse_altered(f"{sample.name} in {shard_uri}", shard_uri, sample.sha256, found)
+    refuse_altered(f"{sample.name} in {shard_uri}", sample.sha256, found, prepare_again(shard_uri))
     return member
+
+
+def prepare_again(uri: str) -> str:
+    """Return what to do about something of a data set that was altered."""
+    return f"delete {uri} and run prepare again"
 
 
 def _runs(samples: Sequence[Sample]) -> Iterator[list[Sample]]:

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TypeVar
-
-from sightline.config import UserError
-from sightline.storage import StorageUnavailableError
-
-T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
-
-# Where one answer in ten is damaged, 8 in a row are once in 100 million reads.
-_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,55 +74,3 @@ def parse_samples(lines: bytes) -> list[Sample]:
     """Return the samples of some whole lines of `samples.jsonl`."""
     # Only a line feed ends a line: a name may hold what splitlines() takes for one.
     return [Sample.from_line(line) for line in lines.split(b"\n") if line]
-
-
-class AlteredError(UserError):
-    """Bytes that are not those that were stored; `what` names them."""
-
-    def __init__(self, message: str, what: str) -> None:
-        super().__init__(message)
-        self.what = what
-
-
-def read_verified(read: Callable[[], T]) -> T:
-    """Return what `read` returns, and ask again where it finds altered bytes.
-
-    A network or a proxy may have altered them on their way; then they are right another time.
-
-    Raises:
-        AlteredError: If each of 8 tries finds the same wrong bytes: it is the stored ones then.
-        StorageUnavailableError: If the tries find different ones, so that nothing is known of
-            what is stored.
-    """
-    failures = []
-    for _ in range(_TRIES):
-        try:
-            return read()
-        except AlteredError as error:
-            failures.append(error)
-    if len({str(failure) for failure in failures}) > 1:
-        raise StorageUnavailableError(
-            f"{_TRIES} reads found bytes altered in different ways: the way to the store damages "
-            f"them, so check the network and try again; the last was: {failures[-1].what}"
-        )
-    raise failures[-1]
-
-
-def refuse_altered(what: str, uri: str, expected: str, found: str) -> None:
-    """Compare two sha256.
-
-    Args:
-        what: What was read.
-        uri: What must go before prepare writes it anew.
-        expected: The sha256 it had when it was stored, or the beginning of that.
-        found: The sha256 it has.
-
-    Raises:
-        AlteredError: If they differ; stored bytes never change, so somebody altered them.
-    """
-    if not found.startswith(expected):
-        raise AlteredError(
-            f"{what} was altered: expected sha256 {expected[:12]}…, got {found[:12]}…; "
-            f"delete {uri} and run prepare again",
-            what,
-        )

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from sightline.config import UserError
 from sightline.data.cache import LoadCache
-from sightline.data.dataset import PackedDataset, cut_member
+from sightline.data.dataset import PackedDataset, cut_member, prepare_again
 from sightline.data.order import EpochOrder, Picked
 from sightline.data.publish import SAMPLES_FILE
-from sightline.data.samples import SPLITS, Sample, parse_samples, read_verified, refuse_altered
+from sightline.data.samples import SPLITS, Sample, parse_samples
 from sightline.storage import join_uri
+from sightline.storage.verified import read_verified, refuse_altered
 
 MIX_BYTES = 512 * 2**20
 CACHE_BYTES = 2 * MIX_BYTES
@@ -153,14 +154,17 @@ class ImageStream:
         )
 
     def _read(self, number: int) -> list[StreamedImage]:
-        return read_verified(lambda: self._read_once(number))
+        shard = self._dataset.manifest["shards"][self._ranges[number].shard]["name"]
+        where = join_uri(self._dataset.storage.uri, shard)
+        return read_verified(where, lambda: self._read_once(number))
 
     def _read_once(self, number: int) -> list[StreamedImage]:
         dataset, part = self._dataset, self._ranges[number]
         lines_key = f"{dataset.version}/{SAMPLES_FILE}"
         lines = dataset.storage.read_bytes(lines_key, part.lines_start, part.lines_bytes)
         found = hashlib.sha256(lines).hexdigest()
-        refuse_altered(f"{dataset.uri}/{SAMPLES_FILE}", dataset.uri, part.lines_sha256, found)
+        remedy = prepare_again(dataset.uri)
+        refuse_altered(f"{dataset.uri}/{SAMPLES_FILE}", part.lines_sha256, found, remedy)
         samples = [sample for sample in parse_samples(lines) if sample.split == self._split]
         start = samples[0].offset_bytes
         end = samples[-1].offset_bytes + samples[-1].size_bytes

@@ -26,6 +26,7 @@ from sightline import __version__
 from sightline.config import StepConfig, StepUris, UserError
 from sightline.storage.base import NotFoundError, Storage, join_uri, open_storage
 from sightline.storage.local import LocalStorage
+from sightline.storage.verified import read_verified, refuse_altered
 
 ARTIFACTS_FILE = "artifacts.json"
 
@@ -214,12 +215,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _require_unaltered(path: Path, expected: dict[str, Any], uri: str) -> None:
-    found = _describe(path)
-    if found != _content_of(expected):
-        raise UserError(
-            f"{uri} was altered after it was published: expected sha256 "
-            f"{str(expected['sha256'])[:12]}…, got {found['sha256'][:12]}…; run its step again"
-        )
+    refuse_altered(uri, str(expected["sha256"]), sha256_of(path), "run its step again")
 
 
 class _Fetched:
@@ -255,14 +251,15 @@ class _Fetched:
         uri = join_uri(storage.uri, key)
         with tempfile.TemporaryDirectory(dir=self._root) as scratch:
             arrived = Path(scratch, "arrived")
-            try:
+
+            def fetch() -> None:
                 storage.download(key, arrived)
-                # Damaged on its way, or in the bucket?
-                if _describe(arrived) != _content_of(expected):
-                    storage.download(key, arrived)
+                _require_unaltered(arrived, expected, uri)
+
+            try:
+                read_verified(uri, fetch)
             except NotFoundError:
                 raise UserError(f"{uri} is gone although its step published it") from None
-            _require_unaltered(arrived, expected, uri)
             path.parent.mkdir(parents=True, exist_ok=True)
             arrived.replace(path)
 

@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -58,14 +59,16 @@ REAL_CLOCK: Clock = _RealClock()
 class Retries:
     """How often and how long to try.
 
-    The wait before try n + 1 is uniform between 0 and 0.5 s * 2^(n - 1), at most 10 s: "full
-    jitter", which keeps many clients of a server that comes back from arriving in step (Brooker
-    2015, "Exponential backoff and jitter"). A server's Retry-After is waited for at the least.
+    The wait before try n + 1 is uniform between 0 and `first_wait_seconds` * 2^(n - 1), at most
+    10 s: "full jitter", which keeps many clients of a server that comes back from arriving in step
+    (Brooker 2015, "Exponential backoff and jitter"). A server's Retry-After is waited for at the
+    least.
     """
 
     retries: int
     deadline_seconds: float
     clock: Clock = REAL_CLOCK
+    first_wait_seconds: float = FIRST_WAIT_SECONDS
 
     def call(self, what: str, attempt: Callable[[float], T]) -> T:
         """Return what `attempt` returns, trying again after each `PassingError`.
@@ -87,7 +90,7 @@ class Retries:
                 return attempt(ends)
             except PassingError as error:
                 failure = error
-            longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** (tries - 1))
+            longest = min(LONGEST_WAIT_SECONDS, self.first_wait_seconds * 2.0 ** (tries - 1))
             wait = max(failure.retry_after_seconds, random.uniform(0, longest))
             now = self.clock.monotonic()
             if tries > self.retries or now + wait > ends:
@@ -102,6 +105,30 @@ class Retries:
 def retry_counts() -> Mapping[str, int]:
     """Return how often this process tried again, by kind of failure, since it started."""
     return _NOTES.counts()
+
+
+@contextmanager
+def retries_told(step: str) -> Iterator[None]:
+    """Say at the end of a step, on stderr, what this process had to try again; nothing if nothing.
+
+    It stays out of the results: how the network was changes no number.
+    """
+    before = retry_counts()
+    try:
+        yield
+    finally:
+        counts = Counter(retry_counts())
+        counts.subtract(before)
+        counts = +counts
+        if counts:
+            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
+            total = counts.total()
+            print(
+                f"sightline {step}: {total} {'request was' if total == 1 else 'requests were'} "
+                f"tried again ({kinds})",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class _Notes:

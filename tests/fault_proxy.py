@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,6 +37,18 @@ class Answer:
     message: str = "no"
     more: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+
+
+EVERY_WAY: tuple[str | Answer, ...] = (
+    Answer(500, "InternalError"),
+    Answer(503, "SlowDown"),
+    Answer(429, "TooManyRequests"),
+    RESET,
+    LOST_ANSWER,
+    CUT,
+    STALL,
+    WRONG_BYTES,
+)
 
 
 @dataclass
@@ -68,6 +81,7 @@ class FaultProxy:
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
+        self._fell = False
         self.start()
 
     @property
@@ -109,6 +123,30 @@ class FaultProxy:
     ) -> None:
         """Meet requests with a fault: the first few that match, or a share of them; None: all."""
         self._plans.append(_Plan(fault, first, share, matches, random.Random(seed)))
+
+    def fail_in_every_way(self, share: float) -> None:
+        """Meet a share of the requests with each fault that a later try may not meet again."""
+        for seed, fault in enumerate(EVERY_WAY):
+            self.fail(fault, share=share, seed=seed)
+
+    def be_down(self, after_requests: int, seconds: float) -> None:
+        """Go down for a while when so many more requests have come; gives no answer meanwhile."""
+
+        def fall(_method: str, _path: str) -> bool:
+            if len(self.requests) < wanted or self._fell:
+                return False
+            self._fell = True
+            threading.Thread(target=self._rest, args=(seconds,), daemon=True).start()
+            return True
+
+        self._fell = False
+        wanted = len(self.requests) + after_requests
+        self.fail(RESET, matches=fall)
+
+    def _rest(self, seconds: float) -> None:
+        self.stop()
+        time.sleep(seconds)
+        self.start()
 
     def restart(self) -> None:
         """Be as if new, at the same port."""
