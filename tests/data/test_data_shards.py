@@ -14,7 +14,7 @@ from webdataset import WebDataset
 
 from sightline.config import UserError
 from sightline.data import SPLITS, Box, open_dataset, write_dataset
-from sightline.data.shards import PackedImage
+from sightline.data.shards import PackedImage, tar_header
 from sightline.storage.local import LocalStorage
 
 
@@ -218,3 +218,11 @@ def test_label_index_is_the_place_of_the_class(labelled_dataset):
     dataset = open_dataset(labelled_dataset).split("val")
     names = [dataset.classes[index] for index in dataset.label_indices]
     assert names == [sample.label for sample in dataset.samples]
+
+
+@pytest.mark.parametrize("name", ["a.png", f"{'0123456789abcdef' * 4}.jpg"])
+@pytest.mark.parametrize("size_bytes", [0, 1, 20_000, 8 * 2**30 - 1])
+def test_header_is_that_of_tarfile(name, size_bytes):
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size_bytes, 0o644
+    assert tar_header(name, size_bytes) == member.tobuf(tarfile.USTAR_FORMAT)

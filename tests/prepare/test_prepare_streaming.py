@@ -27,13 +27,14 @@ BY_GROUP = PrepareConfig(group_pattern=r"(p\d+)_")
 # Kills its process in the middle of its n-th write: the bytes are there, the name is not yet.
 KILLED = """
 import os, signal, sys
-from pathlib import Path
-replace, writes = Path.replace, iter(range(1, 1000))
-def kill_or_replace(path, target):
-    if next(writes) == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return replace(path, target)
-Path.replace = kill_or_replace
+writes = iter(range(1, 1000))
+def kill_or(put):
+    def kill_or_put(partial, path):
+        if next(writes) == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return put(partial, path)
+    return kill_or_put
+os.replace, os.link = kill_or(os.replace), kill_or(os.link)
 from sightline.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """

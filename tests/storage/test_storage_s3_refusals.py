@@ -14,7 +14,7 @@ from fault_proxy import Answer
 
 from sightline.__main__ import main
 from sightline.config import SettingsError, UserError
-from sightline.storage import NotFoundError, fetch_artifacts, open_storage, require_new
+from sightline.storage import NotFoundError, fetch_artifacts, open_storage, require_new, s3
 from sightline.storage.s3 import S3Storage
 from sightline.storage.settings import StorageConfig
 
@@ -132,12 +132,18 @@ def test_wrong_credentials_are_told_by_the_real_server(variable, s3_bucket, all_
 def test_clock_that_is_a_day_off_is_told_by_the_real_server(s3_bucket, all_calls, monkeypatch):
     storage = open_storage(s3_bucket)
 
+    class Yesterday(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.datetime.now(tz) - datetime.timedelta(days=1)
+
     def yesterday(remove_tzinfo=True):
-        now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+        now = Yesterday.now(datetime.UTC)
         return now.replace(tzinfo=None) if remove_tzinfo else now
 
     with monkeypatch.context() as patch:
         patch.setattr(botocore.auth, "get_current_datetime", yesterday)
+        patch.setattr(s3, "datetime", Yesterday)
         messages = [message_of(lambda call=call: call(storage)) for call in all_calls.values()]
     for message in messages:
         require_one_clear_line(message, "RequestTimeTooSkewed", "set this machine's clock")

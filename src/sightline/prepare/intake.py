@@ -92,14 +92,16 @@ def read_all(
             if isinstance(result, ImageError):
                 catalogue.reject(file.id, Stage.READING, str(result))
                 continue
-            writer = len(SPLITS) * KINDS.index(file.kind) + SPLITS.index(file.split)
-            if writer not in writers:
-                writers[writer] = stack.enter_context(ShardWriter(store_uri, size_bytes))
+            number = len(SPLITS) * KINDS.index(file.kind) + SPLITS.index(file.split)
+            if number not in writers:
+                writers[number] = stack.enter_context(ShardWriter(store_uri, size_bytes))
             for picture in result:
-                member = writers[writer].add(picture.content, picture.suffix)
-                _note(catalogue, file, picture, writer, member)
+                member = writers[number].add(picture.content, picture.suffix)
+                _note(catalogue, file, picture, number, member)
         for findings in found:
             refuse_too_many_rejected(findings, catalogue, config.max_bad_fraction)
+        for writer in writers.values():
+            writer.end()  # the last shards leave side by side
         return {number: writer.close() for number, writer in writers.items()}
 
 

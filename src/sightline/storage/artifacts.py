@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +30,7 @@ from sightline.storage.local import LocalStorage
 from sightline.storage.verified import read_verified, refuse_altered
 
 ARTIFACTS_FILE = "artifacts.json"
+_FILES_AT_ONCE = 8
 
 
 def require_new(out_uri: str) -> None:
@@ -150,9 +152,11 @@ def _publish(folder: Path, out_uri: str) -> None:
     described = {name: _describe(path) for name, path in files.items()}
     # Asked again: a step takes hours, and a result may have come meanwhile.
     if not storage.exists(ARTIFACTS_FILE):
-        listed = {
-            name: _store(storage, path, name, described[name]) for name, path in files.items()
-        }
+        with ThreadPoolExecutor(min(_FILES_AT_ONCE, storage.parallel_requests)) as pool:
+            entries = pool.map(
+                lambda name: _store(storage, files[name], name, described[name]), files
+            )
+            listed = dict(zip(files, entries, strict=True))
         manifest = json.dumps({"files": listed}, indent=2).encode()
         if storage.write_if_unchanged(ARTIFACTS_FILE, manifest, expected=None):
             return
