@@ -117,3 +117,20 @@ def test_frames_are_refused_or_become_images_of_one_group(tmp_path, prepare):
     frames = {s.name: (s.group, s.split) for s in samples if s.name.startswith("film")}
     split = split_of("film.dcm", 0, 0.2, 0.15)
     assert frames == {f"film.dcm#{n}": ("film.dcm", split) for n in (1, 2, 3)}
+
+
+def test_files_as_scanners_and_archives_name_them_are_read(tmp_path, prepare):
+    for number in range(12):
+        save_dicom(tmp_path / "images" / "scanner" / f"IM{number:04d}", number)
+        save_dicom(tmp_path / "images" / "archive" / f"1.2.840.{number}", 100 + number)
+    save_dicom(tmp_path / "images" / "scanner" / "DICOMDIR", 1000)
+    (tmp_path / "images" / "archive" / "1.2.840.0").write_bytes(b"a note of somebody")
+    metrics, samples = prepare()
+    # A folder's first such file may be none of them; a later one that is none is rejected.
+    assert len(samples) == 23
+    assert metrics["rejected"] == []
+    names = {sample.name for sample in samples}
+    assert {"scanner/IM0000", "archive/1.2.840.11"} <= names
+    assert not {"scanner/DICOMDIR", "archive/1.2.840.0"} & names
+    (tmp_path / "images" / "archive" / "1.2.840.5").write_bytes(b"another note")
+    assert "archive/1.2.840.5" in {entry["name"] for entry in prepare()[0]["rejected"]}

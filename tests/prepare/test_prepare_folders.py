@@ -6,6 +6,8 @@ import pytest
 
 from sightline.config import UserError
 from sightline.prepare.folders import count_files, find_class_folders, find_images
+from sightline.prepare.nameless import without_suffix
+from sightline.storage.local import LocalStorage
 
 
 def listed(catalogue, columns):
@@ -142,3 +144,28 @@ def test_link_without_a_file_is_rejected_where_it_should_be_an_image_and_else_li
     assert rejected(catalogue) == {"ring/lost.png": "a link to a file that is not there"}
     assert found.first_ignored == ["ring/lost (a link to a file that is not there)"]
     assert count_files(catalogue, "labels") == 4
+
+
+def test_no_more_than_three_files_without_a_suffix_are_looked_at_in_a_folder(
+    tmp_path, catalogue, monkeypatch
+):
+    uri = touch(tmp_path, "a.png", *(f"notes/{number}" for number in range(9)), "b/LICENSE")
+    read = []
+
+    def note_and_read(self, key, start=0, size_bytes=None):
+        read.append((key, size_bytes))
+        return b"text"
+
+    monkeypatch.setattr(LocalStorage, "read_bytes", note_and_read)
+    found = find_images(uri, catalogue)
+    assert listed(catalogue, "key") == [("a.png",)]
+    assert found.ignored == 10
+    assert read == [(key, 132) for key in ("b/LICENSE", "notes/0", "notes/1", "notes/2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("a/b.png", "a/b"), ("a.b/IM0001", "a.b/IM0001"), ("1.2.840.55", "1.2.840.55"), ("x.7z", "x")],
+)
+def test_last_part_of_a_uid_is_no_suffix(name, stem):
+    assert without_suffix(name) == stem

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from sightline.config import UserError
 from sightline.prepare.catalogue import Catalogue, ListedFile, Stage
+from sightline.prepare.nameless import NamelessImages
 from sightline.storage import Entry, open_storage
 from sightline.storage.local import LocalStorage
 from sightline.telemetry import count
@@ -162,7 +163,9 @@ def list_image_files(
                 yield reject(findings, _shown(lost), Stage.LISTING, why)
             else:
                 findings.ignore(f"{_shown(lost)} (a link to a file that is not there)")
-        for entry in open_storage(findings.uri).list():
+        storage = open_storage(findings.uri)
+        nameless = NamelessImages(storage)
+        for entry in storage.list():
             path = PurePosixPath(entry.key)
             suffix = path.suffix.lower()
             if {".", ".."} & set(entry.key.split("/")):
@@ -174,7 +177,7 @@ def list_image_files(
             if not _is_utf8(entry.key):
                 why = "its name is not valid UTF-8: rename it"
                 yield reject(findings, _shown(entry.key), Stage.LISTING, why)
-            elif suffix in _IMAGE_SUFFIXES:
+            elif suffix in _IMAGE_SUFFIXES or nameless.has(entry.key):
                 images += 1
                 yield describe(entry)
             else:

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from sightline.config import UserError
 from sightline.prepare.catalogue import Catalogue
 from sightline.prepare.folders import SPLIT_NAMES
+from sightline.prepare.nameless import without_suffix
 from sightline.storage import open_storage
 from sightline.telemetry import count
 
@@ -92,7 +93,7 @@ def match_rows(catalogue: Catalogue) -> list[str]:
     """
     catalogue.execute("CREATE INDEX table_names ON table_rows (name)")
     catalogue.define("bare_name", 1, lambda key: PurePosixPath(key).name)
-    catalogue.define("no_suffix", 1, lambda name: str(PurePosixPath(name).with_suffix("")))
+    catalogue.define("no_suffix", 1, without_suffix)
     catalogue.execute(
         """
         CREATE TABLE matches AS

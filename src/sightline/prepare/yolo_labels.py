@@ -15,6 +15,7 @@ from sightline.config import UserError
 from sightline.data import Box
 from sightline.prepare.catalogue import Catalogue, ListedFile, Stage
 from sightline.prepare.folders import SPLIT_NAMES, Findings, list_image_files, reject
+from sightline.prepare.nameless import without_suffix
 from sightline.prepare.window import map_in_window
 from sightline.storage import Entry, Storage, join_uri, open_storage
 from sightline.telemetry import count
@@ -179,7 +180,7 @@ def _label_key(parts: list[str]) -> str:
     # The last `images` counts, as in Ultralytics.
     place = len(parts) - 2 - parts[-2::-1].index("images")
     path = PurePosixPath(*parts[:place], "labels", *parts[place + 1 :])
-    return path.with_suffix(".txt").as_posix()
+    return f"{without_suffix(path.as_posix())}.txt"
 
 
 def _read_boxes(

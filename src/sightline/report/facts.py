@@ -77,8 +77,9 @@ def data_notes(results: Results) -> list[str]:
             "copy in another split; prepare kept the copies out of training."
         )
     if copies.get("near_across_splits"):
+        least = "" if copies["near_complete"] else "At least "
         notes.append(
-            f"{count(copies['near_across_splits'], 'pair')} of nearly equal images lie in "
+            f"{least}{count(copies['near_across_splits'], 'pair')} of nearly equal images lie in "
             "different splits: scores may be too high."
         )
     leak = metrics.get("pixel_nearest_neighbour")
