@@ -15,18 +15,23 @@ WORLD_SIZE = 2
 CPU = torch.device("cpu")
 
 
-def run_in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
-    """Return what `work(rank)` gave in each of two processes; it must be a module's function."""
+def run_in_processes(work: Callable[[int], Any], folder: Path, count: int) -> list[Any]:
+    """Return what `work(rank)` gave in each process; it must be a module's function."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_join, (port, work, folder), nprocs=WORLD_SIZE)
-    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(WORLD_SIZE)]
+    torch.multiprocessing.spawn(_join, (count, port, work, folder), nprocs=count)
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(count)]
 
 
-def _join(rank: int, port: int, work: Callable[[int], Any], folder: Path) -> None:
+def run_in_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """Return what `work(rank)` gave in each of two processes."""
+    return run_in_processes(work, folder, WORLD_SIZE)
+
+
+def _join(rank: int, count: int, port: int, work: Callable[[int], Any], folder: Path) -> None:
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(WORLD_SIZE), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
     with distributed.process_group(CPU):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sightline.pretrain import nt_xent_loss
 from sightline.pretrain.loss import chance_loss
@@ -31,6 +32,83 @@ def random_views(count=5, width=3):
     return torch.randn(2, count, width, generator=generator, dtype=torch.float64)
 
 
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Four views a tile, so that a few images fill several tiles and leave an uneven last one."""
+    monkeypatch.setattr("sightline.pretrain.loss._TILE", 4)
+
+
+def naive_nt_xent(first, second, temperature, groups):
+    """The whole table at once, for autograd."""
+    views = F.normalize(torch.cat([first, second]), dim=1)
+    partners = torch.arange(len(views)).roll(len(first))
+    left_out = groups.repeat(2)[:, None] == groups.repeat(2)
+    left_out[torch.arange(len(views)), partners] = False
+    logits = (views @ views.T / temperature).masked_fill(left_out, -torch.inf)
+    return F.cross_entropy(logits, partners)
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("temperature", [0.001, 0.01, 0.03, 0.07, 1.0])
+def test_tiles_give_the_loss_and_gradient_of_the_whole_table(temperature, grouped):
+    first, second = random_views(count=9)
+    groups = torch.arange(9) % 5 if grouped else torch.arange(9)
+    first.requires_grad_(), second.requires_grad_()
+    expected = naive_nt_xent(first, second, temperature, groups)
+    found = nt_xent_loss(first, second, temperature, groups if grouped else None)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * found, [first, second]),
+        torch.autograd.grad(3 * expected, [first, second]),
+        rtol=1e-8,
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.01, 0.07])
+def test_partners_that_point_apart_cost_what_they_should_in_float32(temperature):
+    # All negatives at cosine 1 and the partner at -1: the dearest batch there is.
+    first = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    loss = nt_xent_loss(first, -first, temperature)
+    assert loss.item() == pytest.approx(
+        2 / temperature + math.log(1 + 2 * math.exp(-2 / temperature)), rel=1e-6
+    )
+    alike = torch.eye(2)
+    assert nt_xent_loss(alike, -alike, temperature).isfinite()
+
+
+def test_every_logit_far_below_the_bound_is_still_told_apart():
+    # The four cosines lie at or below 0, where exp(logit - 1 / temperature) is 0 in float32.
+    first = torch.eye(4, dtype=torch.float64)
+    expected = plain_nt_xent(first, -first, 0.01)
+    assert nt_xent_loss(first.float(), -first.float(), 0.01).item() == pytest.approx(expected)
+
+
+def test_loss_equals_the_definitions_of_lightly_and_of_solo_learn():
+    """Two published forms of one loss: cross entropy without the diagonal, and exp, sum, log.
+
+    lightly's `NTXentLoss` drops each anchor's own column and asks for the partner's; solo-learn's
+    `simclr_loss_func` sums the exponentials of all pairs that are no positives, and adds them to
+    the positive's.
+    """
+    first, second = random_views(count=6)
+    views, n, temperature = F.normalize(torch.cat([first, second]), dim=1), 6, 0.2
+    similarities = views @ views.T / temperature
+    others = similarities[~torch.eye(2 * n, dtype=torch.bool)].view(2 * n, -1)
+    columns = torch.cat([torch.arange(n) + n - 1, torch.arange(n)])
+    lightly = F.cross_entropy(others, columns)
+    index = torch.arange(n).repeat(2)
+    exponentials = similarities.exp()
+    positives = (index[:, None] == index) & ~torch.eye(2 * n, dtype=torch.bool)
+    negatives = index[:, None] != index
+    positive = (exponentials * positives).sum(dim=1)
+    solo_learn = -(positive / (positive + (exponentials * negatives).sum(dim=1))).log().mean()
+    found = nt_xent_loss(first, second, temperature)
+    torch.testing.assert_close(found, lightly)
+    torch.testing.assert_close(found, solo_learn)
+
+
 @pytest.mark.parametrize("temperature", [0.07, 0.5, 1.0])
 def test_loss_equals_the_formula_of_the_paper(temperature):
     first, second = random_views()
@@ -48,7 +126,7 @@ def test_images_of_one_group_are_no_negatives_of_each_other():
 
 def test_a_batch_of_one_group_has_nothing_to_tell_apart():
     first, second = random_views()
-    assert nt_xent_loss(first, second, 0.2, torch.zeros(5)).item() == 0
+    assert nt_xent_loss(first, second, 0.2, torch.zeros(5)).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_batch_without_signal_costs_the_log_of_its_candidates():
@@ -76,11 +154,15 @@ def test_chance_is_what_the_loss_is_where_all_projections_are_equal():
     assert nt_xent_loss(same, same, 0.5, groups).item() == pytest.approx(chance_loss(6, groups))
 
 
-def test_gradient_is_the_derivative():
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("temperature", [0.02, 0.3])
+def test_gradient_is_the_derivative(temperature):
     first, second = (views.requires_grad_() for views in random_views(count=3))
     groups = torch.tensor([0, 1, 0])
-    assert torch.autograd.gradcheck(lambda a, b: nt_xent_loss(a, b, 0.3), (first, second))
-    assert torch.autograd.gradcheck(lambda a, b: nt_xent_loss(a, b, 0.3, groups), (first, second))
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent_loss(a, b, temperature), (first, second))
+    assert torch.autograd.gradcheck(
+        lambda a, b: nt_xent_loss(a, b, temperature, groups), (first, second)
+    )
 
 
 def test_length_of_a_projection_does_not_matter():

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sightline.training import distributed
+
+_TILE = 512  # even: an image's two views fall into one part
+_LOWEST_BOUNDED_TEMPERATURE = 0.03  # exp(-2 / 0.03) is 1e-29; float32 ends at 1e-38
 
 
 def nt_xent_loss(
@@ -19,8 +26,12 @@ def nt_xent_loss(
     The normalised temperature-scaled cross entropy of SimCLR (Chen et al. 2020,
     arXiv:2002.05709, equation 1), averaged over the 2N anchors of a batch. Where several
     processes train together, each passes its own views and compares them with the views of all
-    of them; the mean of the processes' losses, and of their gradients, is what one process
-    with the whole batch computes.
+    of them; every process returns the loss of the whole batch, and the mean of the processes'
+    gradients is what one process with the whole batch computes.
+
+    The table of similarities is never held whole: it is computed in tiles, and again for the
+    gradient, so memory grows with N and not with its square. It is symmetric, so half its tiles
+    suffice, and the processes share them.
 
     Args:
         first: Projections of one view of each image, shape (N, D), of any length.
@@ -45,17 +56,11 @@ def nt_xent_loss(
     # bfloat16 rounds a similarity just below 1 to steps of 1/256, and a temperature
     # of 0.07 multiplies that error by fourteen, so autocast stops here.
     with torch.autocast(first.device.type, enabled=False):
-        first, second = (_unit_length(views) for views in (first, second))
-        anchors = torch.cat([first, second])
-        candidates = torch.cat([distributed.all_gather(first), distributed.all_gather(second)])
-        similarities = anchors @ candidates.T
-        own, partners = _places(len(first), first.device)
-        excluded = _same_place(own, len(candidates))
-        if groups is not None:
-            everyones = distributed.all_gather(groups).repeat(2)
-            excluded |= groups.repeat(2)[:, None] == everyones
-            excluded[torch.arange(len(own), device=own.device), partners] = False
-        return contrastive_cross_entropy(similarities, partners, excluded, temperature)
+        pairs = torch.stack([first, second], dim=1)
+        exact = pairs if pairs.dtype == torch.float64 else pairs.float()
+        views = F.normalize(exact, dim=2).flatten(0, 1)
+        everyones = None if groups is None else distributed.all_gather(groups)
+        return _ContrastiveCost.apply(views, temperature, everyones)  # type: ignore[no-any-return]
 
 
 def chance_loss(images: int, groups: Tensor | None = None) -> float:
@@ -74,33 +79,125 @@ def chance_loss(images: int, groups: Tensor | None = None) -> float:
     return torch.log(2 * (images - together) + 1).mean().item()
 
 
-def contrastive_cross_entropy(
-    similarities: Tensor, partners: Tensor, excluded: Tensor, temperature: float
-) -> Tensor:
-    """Return the mean cost of not telling each anchor's partner from the other candidates.
+class _Tile(NamedTuple):
+    """A piece of the table; with it its mirror image, unless it lies on the diagonal."""
 
-    Args:
-        similarities: Cosine similarities, shape (anchors, candidates).
-        partners: The candidate that is each anchor's positive, shape (anchors,).
-        excluded: True where a candidate does not count, shape (anchors, candidates).
-        temperature: Divisor of the similarities.
+    rows: slice
+    columns: slice
+
+    @property
+    def on_diagonal(self) -> bool:
+        return self.rows == self.columns
+
+
+class _Table:
+    """The similarities of all views of all processes, divided by the temperature.
+
+    Two views of one image are neighbours, rows 2k and 2k + 1, so what an image shares with
+    itself lies in the tiles on the diagonal. Those are left out, and the likeness of the two
+    views is added by itself (`partners`).
     """
-    logits = (similarities / temperature).masked_fill(excluded, -torch.inf)
-    return F.cross_entropy(logits, partners)
+
+    def __init__(self, views: Tensor, temperature: float, groups: Tensor | None) -> None:
+        self.views = views
+        self.temperature = temperature
+        self._groups = None if groups is None else groups.repeat_interleave(2)
+        self._images = torch.arange(_TILE, device=views.device) // 2
+        self.bounded = temperature >= _LOWEST_BOUNDED_TEMPERATURE
+        self.partners = (views[0::2] * views[1::2]).sum(dim=1).repeat_interleave(2) / temperature
+
+    def upper_bounds(self) -> Tensor:
+        """Return what to take off every logit before the exponential, or off each row's logits.
+
+        A cosine is at most 1, so 1 / temperature bounds them all. At a low temperature a row far
+        below that bound would underflow, so each row's largest logit is looked for.
+        """
+        if self.bounded:
+            return self.partners.new_tensor(1 / self.temperature)
+        largest = self.partners.clone()
+        for tile in self.own_tiles():
+            logits = self.logits(tile)
+            for part, dim in ((tile.rows, 1), (tile.columns, 0)):
+                largest[part] = torch.maximum(largest[part], logits.amax(dim=dim))
+        return distributed.all_reduce_max(largest)
+
+    def own_tiles(self) -> Iterator[_Tile]:
+        """Yield this process's share of the tiles on and above the diagonal."""
+        size = len(self.views)
+        parts = [slice(start, min(start + _TILE, size)) for start in range(0, size, _TILE)]
+        tiles = itertools.combinations_with_replacement(parts, 2)
+        for rows, columns in itertools.islice(
+            tiles, distributed.rank(), None, distributed.world_size()
+        ):
+            yield _Tile(rows, columns)
+
+    def logits(self, tile: _Tile) -> Tensor:
+        """Return a tile, shape (rows, columns), with -inf where a view is no negative."""
+        rows, columns = self.views[tile.rows], self.views[tile.columns]
+        logits = (rows @ columns.T).div_(self.temperature)
+        if self._groups is not None:
+            same = self._groups[tile.rows, None] == self._groups[tile.columns]
+            logits.masked_fill_(same, -torch.inf)
+        elif tile.on_diagonal:
+            images = self._images[: len(rows)]
+            logits.masked_fill_(images[:, None] == images, -torch.inf)
+        return logits
 
 
-def _unit_length(views: Tensor) -> Tensor:
-    exact = views if views.dtype == torch.float64 else views.float()
-    return F.normalize(exact, dim=1)
+class _ContrastiveCost(torch.autograd.Function):
+    """The mean over all anchors of log(sum of exp(logits)) - logit of the partner."""
+
+    @staticmethod
+    def forward(
+        context: Any, own_views: Tensor, temperature: float, groups: Tensor | None
+    ) -> Tensor:
+        table = _Table(distributed.all_gather(own_views), temperature, groups)
+        bounds = table.upper_bounds()
+        sums = torch.zeros_like(table.partners)
+        for tile in table.own_tiles():
+            logits = table.logits(tile)
+            if bounds.ndim == 0:
+                by_row = by_column = logits.sub_(bounds).exp_()
+            else:
+                by_row = (logits - bounds[tile.rows, None]).exp_()
+                by_column = logits.sub_(bounds[tile.columns]).exp_()
+            sums[tile.rows] += by_row.sum(dim=1)
+            if not tile.on_diagonal:
+                sums[tile.columns] += by_column.sum(dim=0)
+        sums = distributed.all_reduce_sum(sums)
+        log_sums = sums.add_((table.partners - bounds).exp_()).log_().add_(bounds)
+        context.save_for_backward(table.views, log_sums, groups)
+        context.temperature = temperature
+        return (log_sums - table.partners).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        views, log_sums, groups = context.saved_tensors
+        table = _Table(views, context.temperature, groups)
+        # Softmax of a row is exp(logit - bound) times the row's weight, or exp(logit - log_sum).
+        weights = (1 / context.temperature - log_sums).exp_() if table.bounded else None
+        gradient = torch.zeros_like(views)
+        for tile in table.own_tiles():
+            logits = table.logits(tile)
+            if weights is not None:
+                both = logits.sub_(1 / context.temperature).exp_()
+                both.mul_(weights[tile.rows, None] + weights[tile.columns])
+            else:
+                both = (logits - log_sums[tile.rows, None]).exp_()
+                both += logits.sub_(log_sums[tile.columns]).exp_()
+            gradient[tile.rows].addmm_(both, views[tile.columns])
+            if not tile.on_diagonal:
+                gradient[tile.columns].addmm_(both.T, views[tile.rows])
+        own = distributed.own_part(distributed.all_reduce_sum(gradient))
+        certainties = (table.partners - log_sums).exp_()
+        pull = distributed.own_part(certainties + _swap_views(certainties) - 2)
+        own = own.addcmul(pull[:, None], _swap_views(distributed.own_part(views)))
+        # Data-parallel training takes the mean over the processes; each has its own views only.
+        scale = gradients[0] * distributed.world_size() / (len(views) * context.temperature)
+        return own * scale, None, None
 
 
-def _places(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return where this process's anchors, and their partners, stand among the candidates."""
-    total = count * distributed.world_size()
-    here = torch.arange(count, device=device) + distributed.rank() * count
-    own = torch.cat([here, here + total])
-    return own, own.roll(count)
-
-
-def _same_place(own: Tensor, candidates: int) -> Tensor:
-    return own[:, None] == torch.arange(candidates, device=own.device)
+def _swap_views(rows: Tensor) -> Tensor:
+    """Give each view what the other view of its image has."""
+    return rows.view(-1, 2, *rows.shape[1:]).flip(1).flatten(0, 1)

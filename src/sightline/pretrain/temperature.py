@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
-from sightline.pretrain.loss import contrastive_cross_entropy
+import torch.nn.functional as F
 
 TEMPERATURES = (0.01, 0.07, 1.0)
 _SIMILARITIES = 41
@@ -17,14 +16,13 @@ def gradient_shares(temperature: float) -> dict[str, Any]:
     """Return the share of an anchor's gradient that negatives of each cosine similarity get.
 
     One negative stands at each of 41 similarities from -1 to 1, and autograd differentiates
-    the very loss that trains. The shares of the negatives sum to 1 and do not depend on where
+    what NT-Xent costs this anchor. The shares of the negatives sum to 1 and do not depend on where
     the positive stands.
     """
     negatives = torch.linspace(-1, 1, _SIMILARITIES, dtype=torch.float64)
     positive = torch.tensor([_POSITIVE_SIMILARITY], dtype=torch.float64)
     similarities = torch.cat([positive, negatives])[None].requires_grad_()
-    nothing = torch.zeros_like(similarities, dtype=torch.bool)
-    loss = contrastive_cross_entropy(similarities, torch.tensor([0]), nothing, temperature)
+    loss = F.cross_entropy(similarities / temperature, torch.tensor([0]))
     (gradient,) = torch.autograd.grad(loss, similarities)
     shares = gradient[0, 1:] / gradient[0, 1:].sum()
     return {

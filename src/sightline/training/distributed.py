@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,16 +60,24 @@ def is_main() -> bool:
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """Join every process's tensor, in the order of the ranks, with the exact gradient.
+    """Join every process's tensor, in the order of the ranks; without a gradient.
 
     Args:
         tensor: Shape (n, …), equal on every process.
 
     Returns:
-        Shape (world_size · n, …). Its gradient reaches the process that each part came from,
-        summed over what all processes computed with it.
+        Shape (world_size · n, …).
     """
-    return _AllGather.apply(tensor) if world_size() > 1 else tensor
+    if world_size() == 1:
+        return tensor.detach()
+    everyones = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
+    dist.all_gather(list(everyones.chunk(world_size())), tensor.detach().contiguous())
+    return everyones
+
+
+def own_part(everyones: Tensor) -> Tensor:
+    """Return what this process gave to `all_gather`, as a view."""
+    return everyones.chunk(world_size())[rank()]
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -80,6 +87,15 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def all_reduce_max(tensor: Tensor) -> Tensor:
+    """Return the largest of each element over all processes; without a gradient."""
+    if world_size() == 1:
+        return tensor.detach()
+    largest = tensor.detach().clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
@@ -93,19 +109,3 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
         return network
     device_ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=device_ids)
-
-
-class _AllGather(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, tensor: Tensor) -> Tensor:
-        context.size = len(tensor)
-        parts = [torch.empty_like(tensor) for _ in range(world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        # Each process used this part in its own loss; all of those gradients belong to it.
-        total = all_reduce_sum(gradients[0].contiguous())
-        start = rank() * context.size
-        return total[start : start + context.size]
