@@ -150,7 +150,12 @@ class PretrainConfig(StepConfig):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that share each batch on this machine (one GPU each where there are GPUs). The
-    loss and its gradient span the whole batch; BatchNorm sees each worker's share."""
+    loss and its gradient span the whole batch."""
+
+    batch_norm: Literal["synchronised", "per_worker"] = "synchronised"
+    """Over which images BatchNorm takes mean and variance: the whole batch, so that any number of
+    workers computes what one would; or each worker's share, which is cheaper between machines,
+    noisier, and lets the network tell negatives of its own worker from those of others."""
 
     loader_processes: Annotated[int, Field(ge=-1, le=256)] = -1
     """Processes that draw views for each worker. 0 draws them in the worker itself; -1 chooses: 0

@@ -25,6 +25,7 @@ from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.loss import chance_loss, nt_xent_loss
 from sightline.telemetry import announce, count, format_duration, track
 from sightline.training import distributed
+from sightline.training.batch_norm import synchronise_batch_norms
 from sightline.training.devices import autocast, pick_device
 from sightline.training.optimizers import build_optimizer
 from sightline.training.schedules import cosine_learning_rate
@@ -85,8 +86,8 @@ def pretrain(
 ) -> Pretrained:
     """Learn an encoder from unlabelled images (SimCLR, Chen et al. 2020, arXiv:2002.05709).
 
-    Prints a line an epoch. Under torchrun the processes share every batch: the loss spans all
-    of it, BatchNorm normalises each process's share (both views together) on its own.
+    Prints a line an epoch. Under torchrun the processes share every batch: loss and BatchNorm
+    span all of it, both views together, so any number of processes computes what one would.
 
     Args:
         images: Pixels, each (height, width, 3), RGB, 0..255, of any size.
@@ -127,6 +128,8 @@ def pretrain_from(source: ImageBatches, config: PretrainConfig) -> Pretrained:
         )
     device = pick_device()
     network = ContrastiveNetwork(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.batch_norm == "synchronised" and distributed.world_size() > 1:
+        synchronise_batch_norms(network)
     trained = distributed.data_parallel(network, device)
     optimizer = build_optimizer(
         config.optimizer, network, config.learning_rate, config.weight_decay, config.momentum
