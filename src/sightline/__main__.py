@@ -11,13 +11,18 @@ from sightline.config import UserError, nearest_name
 from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import use_storage_settings
+from sightline.training.preemption import EXIT_PREEMPTED, AlreadyRunningError, PreemptedError
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 anything else."""
+    """Run one command and return its exit code.
+
+    0 done, 2 the user can mend it, 75 asked to end and saved, 130 stopped from the keyboard, 1
+    anything else.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -44,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StorageUnavailableError as error:
         complain(command, error)
         return EXIT_FAILURE
+    except PreemptedError as error:
+        complain(command, error)
+        return EXIT_PREEMPTED
+    except AlreadyRunningError as error:
+        complain(command, error)
     except KeyboardInterrupt:
         complain(command, UserError("stopped from the keyboard; nothing unfinished was published"))
         return 130

@@ -19,6 +19,7 @@ from sightline.config import SettingsError, UserError
 from sightline.steps import run_step
 from sightline.storage import StorageUnavailableError, fetch_artifacts, join_uri
 from sightline.storage.settings import StorageConfig, use_storage_settings
+from sightline.training.preemption import EXIT_PREEMPTED, AlreadyRunningError, PreemptedError
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
@@ -144,6 +145,13 @@ def _told_in_one_line(step: str) -> Iterator[None]:
         complain(step, error)
         code = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE
         raise SystemExit(code) from None
+    except PreemptedError as error:
+        complain(step, error)
+        raise SystemExit(EXIT_PREEMPTED) from None
+    except AlreadyRunningError as error:
+        # Alone, a command ends well here; a step of a pipeline has nothing to hand on.
+        complain(step, error)
+        raise SystemExit(EXIT_FAILURE) from None
 
 
 def dataset_uris(prepared: FinishedStep) -> tuple[str, str, str]:

@@ -5,8 +5,26 @@ from sightline.pretrain.curves import figure_of_curves, write_history
 from sightline.pretrain.train import EpochRecord
 
 HISTORY = [
-    EpochRecord(epoch=1, loss=3.3, learning_rate=1e-3, images_per_second=40.0, seconds=2.0),
-    EpochRecord(epoch=2, loss=2.9, learning_rate=5e-4, images_per_second=80.0, seconds=1.0),
+    EpochRecord(
+        epoch=1,
+        loss=3.3,
+        learning_rate=1e-3,
+        images_per_second=40.0,
+        data_wait_ratio=0.1,
+        embedding_std=0.5,
+        effective_rank=9.0,
+        seconds=2.0,
+    ),
+    EpochRecord(
+        epoch=2,
+        loss=2.9,
+        learning_rate=5e-4,
+        images_per_second=80.0,
+        data_wait_ratio=0.2,
+        embedding_std=0.6,
+        effective_rank=12.0,
+        seconds=1.0,
+    ),
 ]
 CHANCE = math.log(31)
 
@@ -21,6 +39,9 @@ def test_the_table_has_a_line_an_epoch(tmp_path):
             "loss": 3.3,
             "learning_rate": 1e-3,
             "images_per_second": 40,
+            "data_wait_ratio": 0.1,
+            "embedding_std": 0.5,
+            "effective_rank": 9,
             "seconds": 2,
         },
         {
@@ -28,6 +49,9 @@ def test_the_table_has_a_line_an_epoch(tmp_path):
             "loss": 2.9,
             "learning_rate": 5e-4,
             "images_per_second": 80,
+            "data_wait_ratio": 0.2,
+            "embedding_std": 0.6,
+            "effective_rank": 12,
             "seconds": 1,
         },
     ]

@@ -52,11 +52,14 @@ def test_published_result_can_be_read_by_everyone(published):
 
 
 def test_a_result_is_never_overwritten(published, labelled_dataset, tiny_config):
-    folder, _ = published
-    before = (folder / "simclr_backbone.pth").read_bytes()
+    folder, metrics = published
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(folder))
     with pytest.raises(UserError, match="already holds a finished result"):
-        run(PretrainUris(dataset_uri=labelled_dataset, out_uri=str(folder)), tiny_config)
-    assert (folder / "simclr_backbone.pth").read_bytes() == before
+        run(uris, tiny_config.model_copy(update={"seed": 1}))
+    # The very same run again, as after a restart that came too late, has nothing left to do.
+    assert run(uris, tiny_config.model_copy(update={"checkpoint_minutes": 1.0})) == metrics
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_the_step_gives_pretraining_the_groups_of_the_data_set(

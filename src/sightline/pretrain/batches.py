@@ -112,11 +112,21 @@ def group_number(name: str) -> int:
 
 
 def load_batches(
-    source: ImageBatches, config: PretrainConfig, device: torch.device
+    source: ImageBatches,
+    config: PretrainConfig,
+    device: torch.device,
+    *,
+    start_epoch: int = 1,
+    start_step: int = 0,
 ) -> Iterator[Batch]:
-    """Return this process's batches of all epochs, one after another."""
+    """Return this process's batches of all epochs, one after another, from a position on."""
     order = TrainingOrder(
-        source, config.epochs, rank=distributed.rank(), world_size=distributed.world_size()
+        source,
+        config.epochs,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        start_epoch=start_epoch,
+        start_step=start_step,
     )
     loader: DataLoader[tuple[Tensor, Tensor, int]] = DataLoader(
         ViewDataset(config),

@@ -161,8 +161,31 @@ class PretrainConfig(StepConfig):
     """Processes that draw views for each worker. 0 draws them in the worker itself; -1 chooses: 0
     without a GPU, where the network uses all cores, else the machine's cores per worker."""
 
+    checkpoint_minutes: Annotated[float, Field(gt=0, le=1440)] = 4.0
+    """Longest training time in minutes between two checkpoints; each epoch's end and a SIGTERM
+    save one, too. Started again with the same out_uri, training goes on from the last."""
+
+    stall_minutes: Annotated[float, Field(gt=0, le=1440)] = 5.0
+    """How long in minutes the other workers wait for one that does not answer before all end."""
+
+    restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """How often all workers are started again, from the last checkpoint, after one of several was
+    killed or did not answer."""
+
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the order of the images and every view."""
+
+    changes_no_result: ClassVar[frozenset[str]] = frozenset(
+        {
+            "cache_mib",
+            "checkpoint_minutes",
+            "loader_processes",
+            "restarts",
+            "stall_minutes",
+            "workers",
+        }
+    )
+    """Settings that may differ when a training goes on: they say how it is computed, not what."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "seed": {},

@@ -17,8 +17,14 @@ _LINE, _QUIET = "#2f6fb0", "#6b7280"
 
 
 def write_history(history: Sequence[EpochRecord], path: Path) -> None:
-    """Write one line an epoch: epoch, loss (nats), learning_rate, images_per_second, seconds."""
+    """Write one line an epoch, with the values of `EpochRecord`; the loss in nats."""
     write_rows(path, [asdict(record) for record in history])
+
+
+def write_steps(losses: Sequence[float], path: Path) -> None:
+    """Write one line a step: step, counted from 1, and loss (nats)."""
+    rows = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
+    write_rows(path, rows)
 
 
 def draw_curves(history: Sequence[EpochRecord], chance_loss: float, path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from sightline.config import UserError
@@ -10,29 +12,47 @@ from sightline.data import PackedDataset, open_dataset
 from sightline.data.stream import ImageStream
 from sightline.encoders import save_encoder
 from sightline.pretrain.config import PretrainConfig, PretrainUris
-from sightline.pretrain.curves import draw_curves, write_history
+from sightline.pretrain.curves import draw_curves, write_history, write_steps
 from sightline.pretrain.temperature import temperature_figure
 from sightline.pretrain.train import Pretrained, pretrain_from
-from sightline.storage import fetch_artifacts, new_artifacts, require_new
+from sightline.storage import (
+    NotFoundError,
+    fetch_artifacts,
+    join_uri,
+    new_artifacts,
+    require_new,
+)
 from sightline.storage.artifacts import publish_skipped, read_json, write_json
 from sightline.telemetry import announce, count
 from sightline.training import distributed
 from sightline.training.devices import device_count, pick_device, seed_everything
 from sightline.training.launch import launch, report_errors
+from sightline.training.recovery import Recovery, recovery_of
+
+CHECKPOINTS_FOLDER = "checkpoints"
+"""Where a run's checkpoints lie below `out_uri`, until its result is published."""
 
 
 def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
     """Learn an encoder from a packed data set's train split and publish it.
 
-    With several workers the step starts itself again under torchrun, and rank 0 publishes.
+    With several workers the step starts itself again under torchrun, and rank 0 publishes. While
+    it trains, checkpoints lie under `out_uri`; killed at any moment and started again, it goes on
+    from the last and learns the same. Started again when it has finished, it says so.
 
     Returns:
         The step's metrics.
 
     Raises:
         UserError: If the data set holds fewer images than a batch, the loss is no longer a
-            number, or `out_uri` holds a finished result.
+            number, or `out_uri` holds a finished result of other settings.
+        PreemptedError: After a SIGTERM, with everything saved.
+        AlreadyRunningError: If another process trains the same `out_uri`.
     """
+    finished = _read_finished(uris, config)
+    if finished is not None:
+        announce("pretrain", f"{uris.out_uri} holds the finished result of these very settings")
+        return finished
     require_new(uris.out_uri)
     if not uris.dataset_uri:
         reason = "no images were given, so there is nothing to pretrain on"
@@ -40,16 +60,48 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         return publish_skipped("pretrain", uris, config, uris.out_uri, reason)
     if config.workers > 1 and not distributed.started_by_torchrun():
         return _run_in_workers(uris, config)
-    with report_errors(), distributed.process_group(pick_device()):
+    device = pick_device()
+    with report_errors(), distributed.process_group(device, config.stall_minutes):
         seed_everything(config.seed)
         dataset = open_dataset(uris.dataset_uri)
         _announce_plan(dataset, config)
         source = _open_stream(dataset, config)
-        pretrained = pretrain_from(source, config)
-        metrics = _measure(pretrained, source, config)
-        if distributed.is_main():
-            _publish(uris, config, pretrained, metrics)
+        with _recovery(dataset, uris, config) as recovery:
+            pretrained = pretrain_from(source, config, recovery)
+            metrics = _measure(pretrained, source, config)
+            if distributed.is_main():
+                _publish(uris, config, pretrained, metrics)
+            recovery.is_over = True
     return metrics
+
+
+def _read_finished(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any] | None:
+    """Return the metrics of a finished result of the same data and settings, if there is one."""
+    try:
+        folder = fetch_artifacts(uris.out_uri, ["config.json", "metrics.json"])
+    except NotFoundError:
+        return None
+    present = read_json(folder / "config.json")
+    same = present["uris"] == uris.to_json() and _what_counts(
+        present["settings"], config
+    ) == _what_counts(config.to_json(), config)
+    return cast(dict[str, Any], read_json(folder / "metrics.json")) if same else None
+
+
+def _what_counts(settings: Mapping[str, Any], config: PretrainConfig) -> dict[str, Any]:
+    return {name: v for name, v in settings.items() if name not in config.changes_no_result}
+
+
+def _recovery(
+    dataset: PackedDataset, uris: PretrainUris, config: PretrainConfig
+) -> AbstractContextManager[Recovery]:
+    identity = {**_what_counts(config.to_json(), config), "dataset": dataset.digest}
+    return recovery_of(
+        join_uri(uris.out_uri, CHECKPOINTS_FOLDER),
+        "pretrain",
+        identity,
+        every_seconds=60 * config.checkpoint_minutes,
+    )
 
 
 def _open_stream(dataset: PackedDataset, config: PretrainConfig) -> ImageStream:
@@ -73,7 +125,8 @@ def _run_in_workers(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any
             f"GPUs: set workers to {devices} or less"
         )
     addresses = ("--dataset-uri", uris.dataset_uri, "--out-uri", uris.out_uri)
-    launch(["pretrain", *addresses, "--config", json.dumps(config.to_json())], config.workers)
+    arguments = ["pretrain", *addresses, "--config", json.dumps(config.to_json())]
+    launch(arguments, config.workers, config.restarts)
     return cast(
         dict[str, Any], read_json(fetch_artifacts(uris.out_uri, ["metrics.json"]) / "metrics.json")
     )
@@ -105,6 +158,7 @@ def _measure(pretrained: Pretrained, source: ImageStream, config: PretrainConfig
         "final_loss_nats": pretrained.history[-1].loss,
         "chance_loss_nats": pretrained.chance_loss,
         "embedding_std": pretrained.embedding_std,
+        "effective_rank": pretrained.history[-1].effective_rank,
         "images_per_second": steps * config.global_batch_size / max(seconds, 1e-9),
         "seconds": seconds,
     }
@@ -116,6 +170,7 @@ def _publish(
     with new_artifacts("pretrain", uris, config, uris.out_uri) as folder:
         save_encoder(pretrained.encoder, folder)
         write_history(pretrained.history, folder / "history.csv")
+        write_steps(pretrained.step_losses, folder / "steps.csv")
         draw_curves(pretrained.history, metrics["chance_loss_nats"], folder / "curves.png")
         write_json(folder / "temperature.json", temperature_figure(config.temperature))
         write_json(folder / "metrics.json", metrics)

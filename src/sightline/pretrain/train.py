@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,14 +23,17 @@ from sightline.pretrain.batches import Batch, ImageBatches, load_batches
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.loss import chance_loss, nt_xent_loss
-from sightline.telemetry import announce, count, format_duration, track
+from sightline.telemetry import announce, count, format_duration, show_step
 from sightline.training import distributed
 from sightline.training.batch_norm import synchronise_batch_norms
 from sightline.training.devices import autocast, pick_device
 from sightline.training.optimizers import build_optimizer
+from sightline.training.recovery import Recovery
 from sightline.training.schedules import cosine_learning_rate
 
 _TIMED_STEPS = 3
+_COLLAPSED_STD = 0.02
+_EPOCHS_BEFORE_COLLAPSE = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class EpochRecord:
     loss: float
     learning_rate: float
     images_per_second: float
+    data_wait_ratio: float
+    """Share of the epoch's time in which the network waited for views, 0..1."""
+    embedding_std: float
+    """Spread of the last step's projections: 1 in all directions alike, 0 collapsed to a point."""
+    effective_rank: float
+    """Directions that the last step's projections fill, 1 to projection_out."""
     seconds: float
 
 
@@ -49,12 +58,20 @@ class Pretrained(NamedTuple):
 
     encoder: Encoder
     history: list[EpochRecord]
-    first_loss: float
-    """Loss of the very first step in nats, before anything was learned."""
+    step_losses: list[float]
+    """Loss of every step in nats."""
     chance_loss: float
     """Mean loss in nats of the same batches if they had no signal."""
-    embedding_std: float
-    """Spread of the last projections: 1 in all directions alike, 0 collapsed to one point."""
+
+    @property
+    def first_loss(self) -> float:
+        """Loss of the very first step in nats, before anything was learned."""
+        return self.step_losses[0]
+
+    @property
+    def embedding_std(self) -> float:
+        """Spread of the last projections: 1 in all directions alike, 0 collapsed to one point."""
+        return self.history[-1].embedding_std
 
 
 class ContrastiveNetwork(nn.Module):
@@ -112,12 +129,21 @@ def pretrain(
     return pretrain_from(source, config)
 
 
-def pretrain_from(source: ImageBatches, config: PretrainConfig) -> Pretrained:
+def pretrain_from(
+    source: ImageBatches, config: PretrainConfig, recovery: Recovery | None = None
+) -> Pretrained:
     """Learn an encoder as `pretrain` does, from images that are read while it learns.
 
+    Args:
+        source: The images.
+        config: The settings.
+        recovery: Where the training is saved, and goes on if it was saved before; on a CPU it
+            then computes the same bits as one that was never interrupted.
+
     Raises:
-        UserError: If there are fewer images than a batch, an image cannot be read, or the loss is
-            no longer a number.
+        UserError: If there are fewer images than a batch, an image cannot be read, the loss or a
+            gradient is no longer a number, or the projections have collapsed.
+        PreemptedError: After a SIGTERM; `recovery` holds the state.
     """
     if source.images < config.global_batch_size:
         found = source.images
@@ -126,61 +152,184 @@ def pretrain_from(source: ImageBatches, config: PretrainConfig) -> Pretrained:
             f"one batch needs {config.global_batch_size} images, got {found}: "
             f"add images to the train split{way_out}"
         )
-    device = pick_device()
-    network = ContrastiveNetwork(config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.batch_norm == "synchronised" and distributed.world_size() > 1:
-        synchronise_batch_norms(network)
-    trained = distributed.data_parallel(network, device)
-    optimizer = build_optimizer(
-        config.optimizer, network, config.learning_rate, config.weight_decay, config.momentum
+    training = _Training(source, config)
+    if recovery is not None and (state := recovery.load()) is not None:
+        training.restore(state)
+    batches = load_batches(
+        source, config, training.device, start_epoch=training.epoch, start_step=training.step
     )
-    steps_per_epoch = source.steps_per_epoch
-    batches = load_batches(source, config, device)
-    clock = _Clock(config, steps_per_epoch)
-    history: list[EpochRecord] = []
-    first_loss = math.nan
-    chance = 0.0
-    projections = torch.empty(0)
-    network.train()
-    for epoch in range(1, config.epochs + 1):
-        rate = cosine_learning_rate(
-            epoch - 1, config.epochs, config.learning_rate, config.warmup_epochs
+    training.network.train()
+    while training.epoch <= config.epochs:
+        for batch in training.rest_of_epoch(batches):
+            training.take_step(batch)
+            if training.step < source.steps_per_epoch and recovery is not None:
+                recovery.after_step(training.state, training.global_step, epoch_ends=False)
+        training.end_epoch()
+        # Before the last epoch's end is saved the result itself is there, a moment later.
+        if recovery is not None and training.epoch <= config.epochs:
+            recovery.after_step(training.state, training.global_step, epoch_ends=True)
+    if recovery is not None:
+        recovery.finish()
+    return training.result()
+
+
+class _Training:
+    """Everything that changes while an encoder learns; its state is what a checkpoint holds."""
+
+    def __init__(self, source: ImageBatches, config: PretrainConfig) -> None:
+        self._config = config
+        self._steps_per_epoch = source.steps_per_epoch
+        self.device = pick_device()
+        network = ContrastiveNetwork(config)
+        if config.batch_norm == "synchronised" and distributed.world_size() > 1:
+            synchronise_batch_norms(network)
+        self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._trained = distributed.data_parallel(self.network, self.device)
+        self._optimizer = build_optimizer(
+            config.optimizer,
+            self.network,
+            config.learning_rate,
+            config.weight_decay,
+            config.momentum,
         )
-        for group in optimizer.param_groups:
+        self.epoch = 1
+        """The epoch that is trained, counted from 1."""
+        self.step = 0
+        """Steps of it that are done."""
+        self._history: list[EpochRecord] = []
+        self._step_losses: list[float] = []
+        self._chance_sum = 0.0
+        self._projections = torch.empty(0)
+        self._clock = _Clock(config, self._steps_per_epoch)
+
+    @property
+    def global_step(self) -> int:
+        """Steps that are done in all epochs."""
+        return len(self._step_losses)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: tensors and plain values.
+
+        Neither a loader nor a random generator has a state: the order of the images and every
+        view are functions of the seed and of the place in the training.
+        """
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": [asdict(record) for record in self._history],
+            "step_losses": torch.tensor(self._step_losses, dtype=torch.float64),
+            "chance_sum": self._chance_sum,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._history = [EpochRecord(**record) for record in state["history"]]
+        self._step_losses = state["step_losses"].tolist()
+        self._chance_sum = state["chance_sum"]
+        self._clock.start_at(self.global_step)
+
+    def rest_of_epoch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches of this epoch that are left, and show how far it is."""
+        rate = cosine_learning_rate(
+            self.epoch - 1,
+            self._config.epochs,
+            self._config.learning_rate,
+            self._config.warmup_epochs,
+        )
+        for group in self._optimizer.param_groups:
             group["lr"] = rate
-        start = time.monotonic()
-        total = torch.zeros((), dtype=torch.float64)
-        for step, batch in enumerate(_epoch_of(batches, epoch, steps_per_epoch), start=1):
-            first, second, groups = (part.to(device, non_blocking=True) for part in batch)
-            views = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
-            with autocast(device, config.precision):
-                projections = trained(views)
-            own_groups = groups if config.exclude_group_negatives else None
-            first, second = projections.chunk(2)
-            loss = nt_xent_loss(first, second, config.temperature, own_groups)
-            chance += _chance_loss(own_groups, config)
-            value = distributed.all_reduce_mean(loss).item()
-            _require_finite(value, epoch, step, config)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += value
-            first_loss = value if math.isnan(first_loss) else first_loss
-            clock.step_done()
-        seconds = time.monotonic() - start
-        speed = steps_per_epoch * config.global_batch_size / max(seconds, 1e-9)
-        record = EpochRecord(epoch, (total / steps_per_epoch).item(), rate, speed, seconds)
-        history.append(record)
-        clock.epoch_done(record)
-    encoder = network.encoder.cpu().to(memory_format=torch.contiguous_format).eval()
-    _require_finite_weights(encoder, config)
-    chance /= config.epochs * steps_per_epoch
-    return Pretrained(encoder, history, first_loss, chance, _spread(projections))
+        part = itertools.islice(batches, self._steps_per_epoch - self.step)
+        self._clock.epoch_begins()
+        for batch in self._clock.waiting(part):
+            yield batch
+            self._clock.step_done(self.epoch, self.step, self._step_losses[-1], rate)
 
+    def take_step(self, batch: Batch) -> None:
+        """Learn from one batch.
 
-def _epoch_of(batches: Iterator[Batch], epoch: int, steps: int) -> Iterator[Batch]:
-    part = itertools.islice(batches, steps)
-    return track(part, f"pretrain: epoch {epoch}", steps) if distributed.is_main() else part
+        Raises:
+            UserError: If the loss or a gradient is not finite; then nothing has been changed.
+        """
+        config = self._config
+        first, second, groups = (part.to(self.device, non_blocking=True) for part in batch)
+        views = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, config.precision):
+            self._projections = self._trained(views)
+        own_groups = groups if config.exclude_group_negatives else None
+        first, second = self._projections.chunk(2)
+        loss = nt_xent_loss(first, second, config.temperature, own_groups)
+        value = loss.item()
+        self._require_finite(value, "loss")
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        # After data-parallel training has averaged them, all processes hold the same gradients.
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        self._require_finite(nn.utils.get_total_norm(gradients).item(), "norm of the gradient")
+        self._optimizer.step()
+        self._chance_sum += _chance_loss(own_groups, config)
+        self._step_losses.append(value)
+        self.step += 1
+
+    def end_epoch(self) -> None:
+        """Note how the epoch went, and begin the next.
+
+        Raises:
+            UserError: If all projections point the same way.
+        """
+        losses = self._step_losses[-self._steps_per_epoch :]
+        seconds, images, waited = self._clock.epoch_ends()
+        everyones = distributed.all_gather(self._projections)
+        record = EpochRecord(
+            epoch=self.epoch,
+            loss=math.fsum(losses) / len(losses),
+            learning_rate=self._optimizer.param_groups[0]["lr"],
+            images_per_second=images / max(seconds, 1e-9),
+            data_wait_ratio=waited / max(seconds, 1e-9),
+            embedding_std=embedding_std(everyones),
+            effective_rank=effective_rank(everyones),
+            seconds=seconds,
+        )
+        self._history.append(record)
+        self._require_spread(record)
+        self._clock.tell_epoch(record)
+        self.epoch += 1
+        self.step = 0
+
+    def result(self) -> Pretrained:
+        """Return what was learned; the projection head is thrown away."""
+        encoder = self.network.encoder.cpu().to(memory_format=torch.contiguous_format).eval()
+        _require_finite_weights(encoder, self._config)
+        chance = self._chance_sum / self.global_step
+        return Pretrained(encoder, self._history, self._step_losses, chance)
+
+    def _require_finite(self, value: float, what: str) -> None:
+        if math.isfinite(value):
+            return
+        also = ", or use precision float32" if self._config.precision != "float32" else ""
+        raise UserError(
+            f"the {what} became {value} in step {self.step + 1} of epoch {self.epoch}, so training "
+            f"stopped before it changed the weights: lower learning_rate (it is "
+            f"{self._config.learning_rate:g}), raise warmup_epochs or temperature{also}, and "
+            "choose another out_uri; the checkpoints before it are kept"
+        )
+
+    def _require_spread(self, record: EpochRecord) -> None:
+        chance = self._chance_sum / self.global_step
+        collapsed = record.embedding_std < _COLLAPSED_STD and record.loss > 0.98 * chance
+        if collapsed and record.epoch >= _EPOCHS_BEFORE_COLLAPSE:
+            raise UserError(
+                f"the projections have collapsed: after epoch {record.epoch} they all point the "
+                f"same way (embedding_std {record.embedding_std:.4f}) and the loss "
+                f"{record.loss:.3f} is that of no signal ({chance:.3f}), which training does not "
+                f"leave again; lower "
+                f"learning_rate (it is {self._config.learning_rate:g}), raise warmup_epochs, set "
+                "projection_batch_norm to true, and choose another out_uri"
+            )
 
 
 def _require_groups(groups: Sequence[str], images: int, config: PretrainConfig) -> None:
@@ -199,16 +348,6 @@ def _chance_loss(own_groups: Tensor | None, config: PretrainConfig) -> float:
     return chance_loss(config.global_batch_size, everyones)
 
 
-def _require_finite(loss: float, epoch: int, step: int, config: PretrainConfig) -> None:
-    if not math.isfinite(loss):
-        also = ", or use precision float32" if config.precision != "float32" else ""
-        raise UserError(
-            f"the loss became {loss} in step {step} of epoch {epoch}, so nothing was published: "
-            f"lower learning_rate (it is {config.learning_rate:g}), raise warmup_epochs or "
-            f"temperature{also}"
-        )
-
-
 def _require_finite_weights(encoder: Encoder, config: PretrainConfig) -> None:
     for name, tensor in encoder.trunk.state_dict().items():
         if not torch.isfinite(tensor).all():
@@ -218,41 +357,101 @@ def _require_finite_weights(encoder: Encoder, config: PretrainConfig) -> None:
             )
 
 
-def _spread(projections: Tensor) -> float:
-    everyones = F.normalize(distributed.all_gather(projections.detach()).float(), dim=1)
-    return (everyones.std(dim=0).mean() * math.sqrt(everyones.shape[1])).item()
+def embedding_std(projections: Tensor) -> float:
+    """Return the spread of projections (N, D): 1 in all directions alike, 0 at one point.
+
+    The standard deviation of each value of the unit vectors over the batch, averaged, times √D
+    (Chen, He 2021, arXiv:2011.10566, section 4.1).
+    """
+    unit = F.normalize(projections.float(), dim=1)
+    return (unit.std(dim=0).mean() * math.sqrt(unit.shape[1])).item()
+
+
+def effective_rank(projections: Tensor) -> float:
+    """Return how many directions projections (N, D) fill: from 1 to the smaller of N and D.
+
+    The exponential of the entropy of their normalised singular values (Garrido et al. 2023,
+    "RankMe", arXiv:2210.02885, equation 1).
+    """
+    unit = F.normalize(projections.double(), dim=1)
+    singular = torch.linalg.svdvals(unit)
+    shares = singular / singular.sum()
+    return math.exp(torch.special.entr(shares).sum().item())
 
 
 class _Clock:
-    """Tells the person who waits how long it takes: once after a few steps, then each epoch."""
+    """Measures, and tells the person who waits: once after a few steps, then each epoch."""
 
     def __init__(self, config: PretrainConfig, steps_per_epoch: int) -> None:
-        self._epochs = config.epochs
-        self._steps = config.epochs * steps_per_epoch
-        self._timed = min(_TIMED_STEPS, self._steps)
+        self._config = config
+        self._steps_per_epoch = steps_per_epoch
+        self._left_at_start = config.epochs * steps_per_epoch
+        self._timed = min(_TIMED_STEPS, self._left_at_start)
         self._done = 0
-        self._start = self._first_done = time.monotonic()
+        self._start = self._first_done = self._epoch_start = time.monotonic()
+        self._epoch_steps = 0
+        self._waited = 0.0
 
-    def step_done(self) -> None:
+    def start_at(self, global_step: int) -> None:
+        """Count from a step on that an earlier process has done."""
+        self._left_at_start -= global_step
+        self._timed = min(_TIMED_STEPS, self._left_at_start)
+
+    def epoch_begins(self) -> None:
+        self._epoch_start = time.monotonic()
+        self._epoch_steps, self._waited = 0, 0.0
+
+    def epoch_ends(self) -> tuple[float, int, float]:
+        """Return the epoch's seconds, images, and seconds of waiting for data."""
+        images = self._epoch_steps * self._config.global_batch_size
+        return time.monotonic() - self._epoch_start, images, self._waited
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches, and add up how long each was waited for."""
+        while True:
+            before = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - before
+            if batch is None:
+                return
+            yield batch
+
+    def step_done(self, epoch: int, step: int, loss: float, rate: float) -> None:
         self._done += 1
+        self._epoch_steps += 1
         now = time.monotonic()
-        if self._done == self._timed and distributed.is_main():
-            # The first step also starts threads and memory pools, so it counts only if alone.
-            per_step = (now - self._first_done) / max(1, self._timed - 1)
-            whole = now - self._start + per_step * (self._steps - self._timed)
-            steps = count(self._steps, "step")
-            announce("pretrain", f"{steps}, about {format_duration(whole)} in all")
         if self._done == 1:
             self._first_done = now
+        if not distributed.is_main():
+            return
+        if self._done == self._timed:
+            # The first step also starts threads and memory pools, so it counts only if alone.
+            first = self._start if self._timed == 1 else self._first_done
+            per_step = (now - first) / max(1, self._timed - 1)
+            whole = now - self._start + per_step * (self._left_at_start - self._timed)
+            steps = count(self._left_at_start, "step")
+            announce("pretrain", f"{steps}, about {format_duration(whole)} in all")
+        spent = max(now - self._epoch_start, 1e-9)
+        speed = self._epoch_steps * self._config.global_batch_size / spent
+        show_step(
+            f"pretrain: epoch {epoch}",
+            step,
+            self._steps_per_epoch,
+            spent / self._epoch_steps * (self._steps_per_epoch - step),
+            f"loss {loss:.3f}, lr {rate:.2e}, {speed:.0f} images/s, "
+            f"{self._waited / spent:.0%} waiting for data",
+        )
 
-    def epoch_done(self, record: EpochRecord) -> None:
+    def tell_epoch(self, record: EpochRecord) -> None:
         if not distributed.is_main():
             return
         spent = time.monotonic() - self._start
-        left = spent / record.epoch * (self._epochs - record.epoch)
+        epochs = self._config.epochs
+        left = spent / self._done * self._steps_per_epoch * (epochs - record.epoch)
         announce(
             "pretrain",
-            f"epoch {record.epoch}/{self._epochs}  loss {record.loss:.3f}  "
+            f"epoch {record.epoch}/{epochs}  loss {record.loss:.3f}  "
             f"lr {record.learning_rate:.2e}  {record.images_per_second:.0f} images/s  "
-            f"{format_duration(left)} left",
+            f"{record.data_wait_ratio:.0%} waiting  std {record.embedding_std:.2f}  "
+            f"rank {record.effective_rank:.0f}  {format_duration(left)} left",
         )

@@ -86,6 +86,10 @@ class Storage(Protocol):
         """Remove an object; removing what is not there is no error."""
         ...
 
+    def clear(self) -> None:
+        """Remove every object below the address, and the folders that are then empty."""
+        ...
+
     def require_writable(self) -> None:
         """Raise now, rather than after hours of work, if nothing can be stored here.
 

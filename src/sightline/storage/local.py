@@ -93,6 +93,15 @@ class LocalStorage:
         except OSError as error:
             raise UserError(f"cannot delete {path}: {error.strerror}") from None
 
+    def clear(self) -> None:
+        """Remove every object, and the folders that are then empty."""
+        for entry in [*self.list(), *self.list_unfinished()]:
+            self.delete(entry.key)
+        folders = [Path(folder) for folder, _, _ in os.walk(self.root, topdown=False)]
+        for folder in [*folders, self.root.parent]:
+            with contextlib.suppress(OSError):  # another writer has just put something there
+                folder.rmdir()
+
     def require_writable(self) -> None:
         """Raise now, rather than after hours of work, if nothing can be stored here."""
         folder = self.root.absolute()

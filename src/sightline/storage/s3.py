@@ -200,6 +200,11 @@ class S3Storage:
         with contextlib.suppress(NotFoundError):
             self._call("delete", key, "delete_object")
 
+    def clear(self) -> None:
+        """Remove every object below the address."""
+        for entry in list(self.list()):
+            self.delete(entry.key)
+
     def list_unfinished(self) -> Iterator[Entry]:
         """Yield uploads in parts that were begun and never ended, and our probes that stayed.
 

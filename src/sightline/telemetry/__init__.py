@@ -1,5 +1,5 @@
 """What a running step tells the person who watches it."""
 
-from sightline.telemetry.progress import announce, count, format_duration, track
+from sightline.telemetry.progress import announce, count, format_duration, show_step, track
 
-__all__ = ["announce", "count", "format_duration", "track"]
+__all__ = ["announce", "count", "format_duration", "show_step", "track"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -10,6 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LOG_SECONDS = 10.0
+_BAR_CELLS = 20
 
 
 def announce(step: str, text: str) -> None:
@@ -63,3 +65,38 @@ def _show(label: str, done: int, total: int | None, seconds: float, on_terminal:
         text = f"{label}: {done}"
     start, end = ("\r\x1b[K", "") if on_terminal else ("", "\n")
     print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+
+
+_last_line: float | None = None
+
+
+def show_step(label: str, step: int, steps: int, seconds_left: float, details: str) -> None:
+    """Show how far a training is: a moving line on a terminal, a plain line now and then in a log.
+
+    Args:
+        label: What is being done, such as `pretrain: epoch 3`.
+        step: Steps that are done.
+        steps: Steps there are.
+        seconds_left: How long the rest will take.
+        details: The numbers of this step, as they are shown.
+    """
+    global _last_line
+    on_terminal = sys.stderr.isatty()
+    now = time.monotonic()
+    last_step = step == steps
+    if _last_line is None:
+        _last_line = now
+    if now - _last_line < (0.2 if on_terminal else _LOG_SECONDS) and not (
+        on_terminal and last_step
+    ):
+        return
+    _last_line = now
+    text = f"{label}: {step}/{steps}, {details}"
+    if on_terminal:
+        end = "\n" if last_step else ""
+        width = shutil.get_terminal_size().columns - 1
+        drawn = "━" * (step * _BAR_CELLS // steps)
+        bar = f"{drawn:<{_BAR_CELLS}} {text}, about {format_duration(seconds_left)} left"
+        print(f"\r\x1b[K{bar[:width]}", end=end, file=sys.stderr, flush=True)
+    else:
+        print(f"{text}, about {format_duration(seconds_left)} left", file=sys.stderr, flush=True)

@@ -7,16 +7,18 @@ training loop is written once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-_TIMEOUT = timedelta(minutes=10)
+T = TypeVar("T")
 
 
 def started_by_torchrun() -> bool:
@@ -25,18 +27,24 @@ def started_by_torchrun() -> bool:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, timeout_minutes: float = 10) -> Iterator[None]:
     """Join the processes that torchrun started, for as long as the block runs.
 
     All processes leave together when the block ends well. One that raises leaves at once, and
     torchrun stops the others.
+
+    Args:
+        device: Where this process computes.
+        timeout_minutes: How long the others wait for one that does not answer before they end.
     """
     if not started_by_torchrun() or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=timeout_minutes)
+    )
     try:
         yield
         dist.barrier()
@@ -57,6 +65,34 @@ def rank() -> int:
 def is_main() -> bool:
     """Say whether this process prints and publishes; exactly one does."""
     return rank() == 0
+
+
+def from_main(work: Callable[[], T]) -> T:
+    """Let rank 0 alone do something, and return its result in every process.
+
+    Raises:
+        Exception: In rank 0, what `work` raised; the others then end without a word.
+    """
+    if world_size() == 1:
+        return work()
+    outcome: list[Any] = [False, None]
+    if not is_main():
+        dist.broadcast_object_list(outcome)
+        if not outcome[0]:
+            sys.exit(1)
+        return cast(T, outcome[1])
+    try:
+        outcome = [True, work()]
+    finally:
+        dist.broadcast_object_list(outcome)
+    return cast(T, outcome[1])
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Say whether an error means that another process ended or does not answer."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
 
 
 def all_gather(tensor: Tensor) -> Tensor:
@@ -87,6 +123,14 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     total = tensor.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def any_of(flags: Tensor) -> Tensor:
+    """Return, for each of some flags on the CPU, whether any process has raised it."""
+    if world_size() == 1:
+        return flags
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return all_reduce_max(flags.to(device, torch.int32)).bool().cpu()
 
 
 def all_reduce_max(tensor: Tensor) -> Tensor:

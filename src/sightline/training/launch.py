@@ -1,7 +1,8 @@
 """One step in several processes: torchrun started for the user, and its failure made plain.
 
 torchrun ends with 1 whatever happened, and prints a page about it. A worker that can name
-the reason leaves it in a file (`report_errors`), and `launch` raises it again here.
+the reason leaves it in a file (`report_errors`), and `launch` raises it again here. Workers that
+end without a reason, because one was killed or does not answer, are started again.
 """
 
 from __future__ import annotations
@@ -12,35 +13,68 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from sightline.config import UserError
 from sightline.storage import StorageUnavailableError
+from sightline.telemetry import count
+from sightline.training import distributed
+from sightline.training.preemption import AlreadyRunningError, PreemptedError, noticed_sigterm
 
 _ERRORS_FOLDER = "SIGHTLINE_WORKER_ERRORS"
-_KINDS: dict[str, type[Exception]] = {"mend": UserError, "later": StorageUnavailableError}
+_KINDS: dict[str, type[Exception]] = {
+    "mend": UserError,
+    "later": StorageUnavailableError,
+    "preempted": PreemptedError,
+    "running": AlreadyRunningError,
+}
+_DEFECT = ".defect"
 
 
 class WorkerError(RuntimeError):
     """A worker ended with a defect, or was killed; it could not say why in one line."""
 
 
-def launch(arguments: Sequence[str], workers: int) -> None:
+def launch(arguments: Sequence[str], workers: int, restarts: int = 0) -> None:
     """Run `sightline <arguments>` in several processes of this machine and wait for them.
+
+    A SIGTERM goes on to the workers, which end as they see fit.
 
     Args:
         arguments: The command and its flags, such as `["pretrain", "--dataset-uri", …]`.
         workers: Number of processes; the cores are divided between them.
+        restarts: How often to start them again when they ended and none could say why.
 
     Raises:
         UserError: If a worker raised one, with its text.
         StorageUnavailableError: The same.
+        PreemptedError: The same.
+        AlreadyRunningError: The same.
         WorkerError: If a worker failed otherwise, after everything it printed.
     """
+    for left in range(restarts, -1, -1):
+        code, may_restart = _run_once(arguments, workers)
+        if not code:
+            return
+        if not (may_restart and left):
+            break
+        print(
+            f"sightline {arguments[0]}: one of {workers} workers was killed or did not answer; "
+            f"starting all again ({count(left - 1, 'restart')} left after this)",
+            file=sys.stderr,
+            flush=True,
+        )
+    raise WorkerError(
+        f"{arguments[0]} failed in one of its {workers} processes (torchrun ended with "
+        f"{code}): the lines above show the reason; nothing unfinished was published"
+    )
+
+
+def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, bool]:
+    """Return torchrun's exit code, and whether another try may end better."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--standalone", "--nproc-per-node", str(workers)),
@@ -54,23 +88,26 @@ def launch(arguments: Sequence[str], workers: int) -> None:
         assert process.stderr is not None
         forwarder = threading.Thread(target=_forward, args=(process.stderr, errors))
         forwarder.start()
-        with _stopped_with_us(process):
+        with _stopped_with_us(process) as was_asked:
             code = process.wait()
         forwarder.join()
         process.stderr.close()
         found = sorted(errors.iterdir())
-        if found:
-            raise _KINDS[found[0].suffix[1:]](found[0].read_text(encoding="utf-8"))
-    if code:
-        raise WorkerError(
-            f"{arguments[0]} failed in one of its {workers} processes (torchrun ended with "
-            f"{code}): the lines above show the reason; nothing unfinished was published"
-        )
+        for path in found:
+            if path.suffix != _DEFECT:
+                raise _KINDS[path.suffix[1:]](path.read_text(encoding="utf-8"))
+        if was_asked():
+            sys.exit(128 + signal.SIGTERM)
+    return code, not found
 
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """In a worker: leave an error that is one line where `launch` finds it, and end without it."""
+    """In a worker: leave an error that is one line where `launch` finds it, and end without it.
+
+    An error that is a defect of the worker's own, and not another worker's end, leaves a mark:
+    trying again would meet it again.
+    """
     try:
         yield
     except tuple(_KINDS.values()) as error:
@@ -78,11 +115,20 @@ def report_errors() -> Iterator[None]:
         if not folder:
             raise
         kind = next(name for name, cls in _KINDS.items() if isinstance(error, cls))
-        path = Path(folder, f"rank-{os.environ.get('RANK', '0')}.{kind}")
-        partial = Path(folder).with_suffix(f".{path.name}")
-        partial.write_text(str(error), encoding="utf-8")
-        partial.replace(path)
+        _leave(folder, f".{kind}", str(error))
         sys.exit(2)
+    except Exception as error:
+        folder = os.environ.get(_ERRORS_FOLDER)
+        if folder and not distributed.is_lost_peer(error):
+            _leave(folder, _DEFECT, "")
+        raise
+
+
+def _leave(folder: str, suffix: str, text: str) -> None:
+    path = Path(folder, f"rank-{os.environ.get('RANK', '0')}{suffix}")
+    partial = Path(folder).with_suffix(f".{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _forward(stream: IO[bytes], errors: Path) -> None:
@@ -90,25 +136,17 @@ def _forward(stream: IO[bytes], errors: Path) -> None:
     # a progress line ends without a newline.
     descriptor = stream.fileno()
     while content := os.read(descriptor, 65536):
-        if not any(errors.iterdir()):
+        if all(path.suffix == _DEFECT for path in errors.iterdir()):
             sys.stderr.buffer.write(content)
             sys.stderr.flush()
 
 
 @contextmanager
-def _stopped_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    def stop(signal_number: int, _frame: FrameType | None) -> None:
-        process.terminate()
-        process.wait()
-        sys.exit(128 + signal_number)
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, before)
+def _stopped_with_us(process: subprocess.Popen[bytes]) -> Iterator[Callable[[], bool]]:
+    with noticed_sigterm(process.terminate) as was_asked:
+        try:
+            yield was_asked
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()

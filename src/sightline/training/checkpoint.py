@@ -1,0 +1,295 @@
+"""Checkpoints that outlive any kill: each under a new name, verified, made visible last.
+
+A checkpoint is two objects: `step-<n>-<digest>.pt` holds the state, `step-<n>-<digest>.json` its
+size, sha256 and whose run it is. `latest.json` names the last three, newest first, and moves by a
+conditional write, after all of them are stored. Reading verifies; what is damaged is told, and the
+one before is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from sightline.config import UserError
+from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
+from sightline.storage.artifacts import sha256_of
+
+KEPT = 3
+_POINTER = "latest.json"
+_STATE = ".pt"
+_MANIFEST = ".json"
+
+
+class Checkpoint(NamedTuple):
+    """One that was read and verified."""
+
+    name: str
+    state: dict[str, Any]
+
+
+class LostRunError(Exception):
+    """Another process moved the pointer: the run is no longer ours."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, below one address. One process writes; any may read."""
+
+    def __init__(
+        self, storage: Storage, step: str, owner: str, identity: Mapping[str, Any] | None = None
+    ) -> None:
+        """Name them.
+
+        Args:
+            storage: Where they lie.
+            step: The step, as lines to the user name it.
+            owner: Who writes; goes into the pointer, so that a process which was silent for too
+                long notices that it no longer owns the run.
+            identity: What makes a run this run, such as its settings; a checkpoint of another
+                identity is refused.
+        """
+        self._storage = storage
+        self._step = step
+        self._owner = owner
+        self._identity = dict(identity or {})
+        self._pointer: bytes | None = None
+        self._kept: list[str] = []
+        self._saving: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self.fallbacks = 0
+        """Damaged checkpoints that were passed over."""
+        self.failures = 0
+        """Saves that failed; training went on."""
+
+    def take_over(self) -> None:
+        """Make the pointer ours, so that no other process moves it, and tidy up what others left.
+
+        Raises:
+            LostRunError: If another process moved it at the same time.
+        """
+        self._pointer = self._read_pointer()
+        self._kept = self._names(self._pointer)
+        self._move_pointer(self._kept)
+        for entry in list(self._storage.list_unfinished()):
+            self._storage.delete_unfinished(entry)
+        for entry in list(self._storage.list("step-")):
+            if entry.key.removesuffix(_STATE).removesuffix(_MANIFEST) not in self._kept:
+                self._storage.delete(entry.key)
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest checkpoint that is whole, or None if there is none.
+
+        Raises:
+            UserError: If there are some and none can be read, or they belong to another run.
+        """
+        names = self._names(self._read_pointer())
+        for place, name in enumerate(names):
+            try:
+                return self.read(name)
+            except _DamagedError as error:
+                self.fallbacks += 1
+                before = "taking the one before" if place + 1 < len(names) else "none is left"
+                self._warn(f"checkpoint {self._shown(name)} is damaged ({error}): {before}")
+        if names:
+            raise UserError(
+                f"none of the {len(names)} checkpoints under {self._storage.uri} can be read, and "
+                "nothing was deleted: restore one, or delete that folder to start anew"
+            )
+        return None
+
+    def read(self, name: str) -> Checkpoint:
+        """Read and verify a checkpoint.
+
+        Raises:
+            UserError: If it holds more than plain tensors and values, or belongs to another run.
+        """
+        try:
+            manifest = json.loads(self._storage.read_bytes(name + _MANIFEST))
+            size_bytes, sha256 = int(manifest["size_bytes"]), str(manifest["sha256"])
+            identity = dict(manifest["identity"])
+        except NotFoundError:
+            raise _DamagedError("its manifest is gone") from None
+        except (ValueError, KeyError, TypeError):
+            raise _DamagedError("its manifest is none of ours") from None
+        self._require_same_run(name, identity)
+        with tempfile.TemporaryDirectory(prefix="sightline-checkpoint-") as scratch:
+            path = Path(scratch, name + _STATE)
+            try:
+                self._storage.download(name + _STATE, path)
+            except NotFoundError:
+                raise _DamagedError("its state is gone") from None
+            if path.stat().st_size != size_bytes:
+                raise _DamagedError(f"{path.stat().st_size} bytes, expected {size_bytes}")
+            if sha256_of(path) != sha256:
+                raise _DamagedError("its sha256 is another")
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                # Its digest is right, so it was written like this: no damage, and not by us.
+                raise UserError(
+                    f"{self._shown(name + _STATE)} is refused: it holds more than tensors and "
+                    f"plain values ({str(error).splitlines()[0]}); nothing in it was run. Find out "
+                    "who wrote it, then delete it"
+                ) from None
+        return Checkpoint(name, state)
+
+    def save(self, state: Mapping[str, Any], global_step: int, wait: bool = False) -> None:
+        """Store a state under a new name, in a thread, and point to it when it is stored.
+
+        The state is copied before this returns. A save that fails is told and counted, and
+        training may go on: the checkpoint before stays the latest.
+
+        Args:
+            state: Tensors and plain values.
+            global_step: Steps that are done; orders the names.
+            wait: Return when it is stored, and raise if that failed.
+
+        Raises:
+            LostRunError: If another process moved the pointer, now or in an earlier save.
+            StorageUnavailableError: With `wait`, if the store gave no answer.
+            UserError: With `wait`, if it cannot be written.
+        """
+        self.finish()
+        scratch = tempfile.TemporaryDirectory(prefix="sightline-checkpoint-")
+        # Always of this name, which torch writes into the file: equal states are equal bytes.
+        path = Path(scratch.name, "state.pt")
+        try:
+            torch.save(dict(state), path)
+        except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk so
+            scratch.cleanup()
+            full = UserError(f"cannot write {path}: {str(error).splitlines()[0]}")
+            self._note_failure(full, global_step)
+            if wait:
+                raise full from None
+            return
+
+        def store() -> None:
+            try:
+                with scratch:
+                    self._store(path, global_step)
+            except (UserError, StorageUnavailableError, LostRunError) as error:
+                self._failure = error
+                if not isinstance(error, LostRunError):
+                    self._note_failure(error, global_step)
+
+        self._saving = threading.Thread(target=store, name="checkpoint")
+        self._saving.start()
+        if wait:
+            self.finish(raise_all=True)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is still on its way."""
+        return self._saving is not None and self._saving.is_alive()
+
+    def finish(self, raise_all: bool = False) -> None:
+        """Wait until the checkpoint on its way, if any, is stored or has failed."""
+        if self._saving is not None:
+            self._saving.join()
+        self._saving = None
+        failure, self._failure = self._failure, None
+        if failure is not None and (raise_all or isinstance(failure, LostRunError)):
+            raise failure
+
+    @property
+    def are_there(self) -> bool:
+        """Whether the pointer names any."""
+        return bool(self._kept)
+
+    def _store(self, path: Path, global_step: int) -> None:
+        sha256 = sha256_of(path)
+        name = f"step-{global_step:012d}-{sha256[:12]}"
+        self._storage.upload(path, name + _STATE, only_new=True)
+        manifest = {
+            "global_step": global_step,
+            "size_bytes": path.stat().st_size,
+            "sha256": sha256,
+            "identity": self._identity,
+        }
+        self._storage.write_bytes(name + _MANIFEST, _to_json(manifest))
+        kept = [name, *(other for other in self._kept if other != name)]
+        self._move_pointer(kept[:KEPT])
+        for dropped in kept[KEPT:]:
+            # The manifest first: a checkpoint without one is never taken for whole.
+            for part in (_MANIFEST, _STATE):
+                self._storage.delete(dropped + part)
+
+    def _move_pointer(self, kept: list[str]) -> None:
+        content = _to_json({"kept": kept, "owner": self._owner})
+        moved = self._storage.write_if_unchanged(_POINTER, content, self._pointer)
+        # The answer to a write of ours may have been lost after it was carried out.
+        if not moved and self._read_pointer() != content:
+            raise LostRunError(
+                f"another process went on with the run under {self._storage.uri}, so this one "
+                "stops; its checkpoints are untouched"
+            )
+        self._pointer, self._kept = content, kept
+
+    def _read_pointer(self) -> bytes | None:
+        try:
+            return self._storage.read_bytes(_POINTER)
+        except NotFoundError:
+            return None
+
+    def _names(self, pointer: bytes | None) -> list[str]:
+        if pointer is None:
+            return []
+        try:
+            kept = json.loads(pointer)["kept"]
+            if all(isinstance(name, str) for name in kept):
+                return list(kept)
+        except (ValueError, KeyError, TypeError):
+            pass
+        self.fallbacks += 1
+        found = {
+            entry.key.removesuffix(_MANIFEST)
+            for entry in self._storage.list("step-")
+            if entry.key.endswith(_MANIFEST)
+        }
+        self._warn(
+            f"{join_uri(self._storage.uri, _POINTER)} is damaged: taking the newest of the "
+            f"{len(found)} checkpoints that are there"
+        )
+        return sorted(found, reverse=True)[:KEPT]
+
+    def _require_same_run(self, name: str, identity: Mapping[str, Any]) -> None:
+        changed = sorted(
+            key
+            for key in {*identity, *self._identity}
+            if identity.get(key) != self._identity.get(key)
+        )
+        if changed:
+            told = ", ".join(
+                f"{key} {identity.get(key)!r} there and {self._identity.get(key)!r} here"
+                for key in changed
+            )
+            raise UserError(
+                f"{self._shown(name)} belongs to a run with other settings ({told}): go on with "
+                "the same, choose another out_uri, or delete that folder to start anew"
+            )
+
+    def _note_failure(self, error: Exception, global_step: int) -> None:
+        self.failures += 1
+        self._warn(f"the checkpoint after step {global_step} was not saved: {error}; going on")
+
+    def _shown(self, name: str) -> str:
+        return join_uri(self._storage.uri, name)
+
+    def _warn(self, text: str) -> None:
+        print(f"sightline {self._step}: {text}", file=sys.stderr, flush=True)
+
+
+class _DamagedError(Exception):
+    """A checkpoint whose bytes are not those that were stored."""
+
+
+def _to_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()

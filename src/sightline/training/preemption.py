@@ -1,0 +1,50 @@
+"""How a long step ends before its end: asked to by SIGTERM, or because another process has its run.
+
+Imports no torch: the commands know these endings by their exit codes.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start it again later
+
+
+class PreemptedError(Exception):
+    """The process was asked to end and has saved what it had: started again, it goes on there."""
+
+
+class AlreadyRunningError(Exception):
+    """Another process trains this very run; nothing is wrong, and nothing is left to do here."""
+
+
+@contextmanager
+def noticed_sigterm(then: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
+    """Take SIGTERM as a wish that the block may follow when it suits, for as long as it runs.
+
+    Args:
+        then: Called each time the signal comes.
+
+    Yields:
+        A function that says whether the signal came. In a thread that is not the main one no
+        handler can be set, and it always says no.
+    """
+    came = threading.Event()
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        came.set()
+        if then is not None:
+            then()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)

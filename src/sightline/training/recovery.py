@@ -1,0 +1,139 @@
+"""A training that may be killed at any time: one process claims it, saves it, and goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sightline.storage import open_storage
+from sightline.telemetry import announce
+from sightline.training import distributed
+from sightline.training.checkpoint import Checkpoints, LostRunError
+from sightline.training.claim import RunClaim
+from sightline.training.preemption import AlreadyRunningError, PreemptedError, noticed_sigterm
+
+_CLAIM = "claim.json"
+
+
+class Recovery:
+    """What a training loop asks: where to start, when to save, whether to stop."""
+
+    def __init__(
+        self,
+        step: str,
+        checkpoints: Checkpoints,
+        claim: RunClaim | None,
+        sigterm: Callable[[], bool],
+        every_seconds: float,
+    ) -> None:
+        self.checkpoints = checkpoints
+        self._step = step
+        self._claim = claim
+        self._sigterm = sigterm
+        self._every_seconds = every_seconds
+        self._saved_at = time.monotonic()
+        self.is_over = False
+        """Whether the result is published, so that nothing needs to be kept."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state of the latest checkpoint, in every process; None: start anew.
+
+        Raises:
+            UserError: If it belongs to a run with other settings, or none of them can be read.
+        """
+        latest = distributed.from_main(self._find_latest)
+        if latest is None or distributed.is_main():
+            return None if latest is None else self._found
+        return self.checkpoints.read(latest).state
+
+    def after_step(
+        self, state: Callable[[], Mapping[str, Any]], global_step: int, epoch_ends: bool
+    ) -> None:
+        """Save if it is time to, and stop if any process was asked to; all stop at the same step.
+
+        Raises:
+            PreemptedError: After a SIGTERM to any of the processes; the state is saved.
+            AlreadyRunningError: If another process has taken the run over.
+            StorageUnavailableError: After a SIGTERM, if the state could not be saved.
+        """
+        own = torch.tensor([self._sigterm(), bool(self._claim and self._claim.is_lost)])
+        asked, lost = distributed.any_of(own).tolist()
+        if lost:
+            raise AlreadyRunningError("another process has taken this run over, so this one stops")
+        if asked:
+            distributed.from_main(lambda: self._save(state, global_step, wait=True))
+            raise PreemptedError(
+                f"asked to end, so training stopped after step {global_step}, which is saved: the "
+                "same command goes on from there"
+            )
+        due = time.monotonic() - self._saved_at >= self._every_seconds
+        if distributed.is_main() and (due or (epoch_ends and not self.checkpoints.is_saving)):
+            self._save(state, global_step, wait=False)
+
+    def finish(self) -> None:
+        """Wait for the save on its way.
+
+        Raises:
+            AlreadyRunningError: If another process has taken the run over.
+        """
+        try:
+            self.checkpoints.finish()
+        except LostRunError as error:
+            raise AlreadyRunningError(str(error)) from None
+
+    def _save(
+        self, state: Callable[[], Mapping[str, Any]], global_step: int, *, wait: bool
+    ) -> None:
+        try:
+            self.checkpoints.save(state(), global_step, wait)
+        except LostRunError as error:
+            raise AlreadyRunningError(str(error)) from None
+        self._saved_at = time.monotonic()
+
+    def _find_latest(self) -> str | None:
+        try:
+            self.checkpoints.take_over()
+        except LostRunError as error:
+            raise AlreadyRunningError(str(error)) from None
+        latest = self.checkpoints.latest()
+        if latest is None:
+            return None
+        self._found = latest.state
+        announce(self._step, f"going on from checkpoint {latest.name}")
+        return latest.name
+
+
+@contextmanager
+def recovery_of(
+    uri: str, step: str, identity: Mapping[str, Any], every_seconds: float
+) -> Iterator[Recovery]:
+    """Claim a run for as long as the block runs; rank 0 does, for all processes.
+
+    Args:
+        uri: Where the run's checkpoints lie, or will.
+        step: The step, as lines to the user name it.
+        identity: Settings and data that make the run this run.
+        every_seconds: Longest training time that a kill may cost, apart from the save itself.
+
+    Raises:
+        AlreadyRunningError: If another process trains it.
+    """
+    storage = open_storage(uri)
+    claim = RunClaim(storage, _CLAIM, step) if distributed.is_main() else None
+    distributed.from_main(claim.take if claim else _nothing)
+    checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity)
+    try:
+        with noticed_sigterm() as sigterm:
+            recovery = Recovery(step, checkpoints, claim, sigterm, every_seconds)
+            yield recovery
+    finally:
+        if claim and claim.give_back() and (recovery.is_over or not checkpoints.are_there):
+            storage.clear()
+
+
+def _nothing() -> None:
+    """Stand for what only rank 0 does."""

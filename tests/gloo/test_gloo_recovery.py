@@ -1,0 +1,248 @@
+"""`sightline pretrain` killed, stopped and started again, as users and clusters do it."""
+
+import contextlib
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sightline.storage import fetch_artifacts, open_storage
+
+EPOCHS = 8
+STEPS = EPOCHS * 4
+SETTINGS = {
+    "preset": "demo",
+    "image_size": 32,
+    "global_batch_size": 8,
+    "epochs": EPOCHS,
+    "precision": "float32",
+    "stall_minutes": 0.1,
+    # Longer than a test: an epoch's end and SIGTERM alone save.
+    "checkpoint_minutes": 60,
+}
+
+
+class Run:
+    """One process group of `sightline pretrain`; what it prints is kept."""
+
+    def __init__(self, dataset_uri, out, workers=1, **settings):
+        self.out = str(out)
+        self.log = Path(os.environ["PYTEST_LOGS"], f"{random.getrandbits(64):x}.log")
+        command = [sys.executable, "-m", "sightline", "pretrain", "--dataset-uri", dataset_uri]
+        config = json.dumps({**SETTINGS, "workers": workers, **settings})
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--out-uri", self.out, "--config", config],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+
+    @property
+    def told(self):
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, code=0):
+        assert self.process.wait(timeout=120) == code, self.told
+        return self
+
+    def wait_for(self, text, times=1):
+        """Wait until it has printed something that often."""
+        deadline = time.monotonic() + 90
+        while self.told.count(text) < times:
+            assert self.process.poll() is None, self.told
+            assert time.monotonic() < deadline, self.told
+            time.sleep(0.005)
+        return self
+
+    def workers(self):
+        """Return the numbers of the processes that train, in no order."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                command = (folder / "cmdline").read_bytes().decode().split("\0")
+                if self.out in command and "torch.distributed.run" not in command:
+                    found.append(int(folder.name))
+        return [number for number in found if number != self.process.pid]
+
+    def kill_all(self):
+        """Kill the whole pod: every process that the command started, and itself."""
+        for number in [*self.workers(), self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture(autouse=True)
+def _logs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_LOGS", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(labelled_dataset, tmp_path_factory):
+    """Return `result(workers)`: what a run that nothing disturbs leaves; each is made once."""
+    made = {}
+
+    def result(workers):
+        if workers not in made:
+            folder = tmp_path_factory.mktemp("uninterrupted")
+            os.environ["PYTEST_LOGS"] = str(folder)
+            Run(labelled_dataset, folder / "out", workers).wait()
+            made[workers] = result_of(folder / "out")
+        return made[workers]
+
+    return result
+
+
+def result_of(out):
+    """Return what must be the same to the last bit: the weights, and the loss of every step."""
+    folder = fetch_artifacts(str(out))
+    with (folder / "steps.csv").open(newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == STEPS
+    return {"weights": (folder / "simclr_backbone.pth").read_bytes(), "losses": losses}
+
+
+def require_nothing_left(out):
+    keys = [entry.key for entry in open_storage(str(out)).list()]
+    assert not [key for key in keys if key.startswith("checkpoints")]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_killed_rank_costs_a_restart_and_changes_no_bit(
+    seed, labelled_dataset, tmp_path, uninterrupted
+):
+    expected = uninterrupted(2)
+    draw = random.Random(seed)
+    run = Run(labelled_dataset, tmp_path / "out", workers=2)
+    run.wait_for(f"epoch {draw.randint(2, EPOCHS - 2)}/")
+    time.sleep(draw.uniform(0, 0.3))
+    os.kill(draw.choice(sorted(run.workers())), signal.SIGKILL)
+    run.wait()
+    assert "was killed or did not answer; starting all again (2 restarts left" in run.told
+    assert "going on from checkpoint step-" in run.told
+    assert result_of(tmp_path / "out") == expected
+    require_nothing_left(tmp_path / "out")
+
+
+def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(
+    labelled_dataset, on_s3, s3_bucket, uninterrupted
+):
+    expected = uninterrupted(2)
+    dataset_uri, out = on_s3(labelled_dataset), f"{s3_bucket}/run/pretrain"
+    first = Run(dataset_uri, out, workers=2).wait_for("epoch 3/")
+    first.kill_all()
+    second = Run(dataset_uri, out, workers=2).wait()
+    assert "going on from checkpoint step-" in second.told
+    assert "epoch 1/" not in second.told
+    assert result_of(out) == expected
+    require_nothing_left(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
+    workers, labelled_dataset, tmp_path, uninterrupted
+):
+    expected = uninterrupted(workers)
+    run = Run(labelled_dataset, tmp_path / "out", workers).wait_for("epoch 2/")
+    began = time.monotonic()
+    run.process.terminate()
+    time.sleep(0.05)
+    run.process.terminate()  # a second one changes nothing
+    run.wait(code=75)
+    assert time.monotonic() - began < 60
+    stopped = int(run.told.rpartition("stopped after step ")[2].partition(",")[0])
+    assert f"step {stopped}, which is saved: the same command goes on from there" in run.told
+    again = Run(labelled_dataset, tmp_path / "out", workers).wait()
+    assert f"going on from checkpoint step-{stopped:012d}" in again.told
+    assert result_of(tmp_path / "out") == expected
+    require_nothing_left(tmp_path / "out")
+
+
+def test_sigterm_before_the_first_step_loses_nothing(labelled_dataset, tmp_path, uninterrupted):
+    expected = uninterrupted(1)
+    run = Run(labelled_dataset, tmp_path / "out").wait_for("pretrain: SimCLR on")
+    run.process.terminate()
+    # Before the signal is taken as a wish, it ends the process as it always does.
+    assert run.process.wait(timeout=60) in (75, -signal.SIGTERM)
+    Run(labelled_dataset, tmp_path / "out").wait()
+    assert result_of(tmp_path / "out") == expected
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_images(
+    labelled_dataset, tmp_path, uninterrupted
+):
+    expected = uninterrupted(2)["losses"]
+    Run(labelled_dataset, tmp_path / "out", workers=2).wait_for("epoch 3/").kill_all()
+    again = Run(labelled_dataset, tmp_path / "out", workers=1).wait()
+    assert "going on from checkpoint step-" in again.told
+    found = result_of(tmp_path / "out")["losses"]
+    start = int(again.told.partition("checkpoint step-")[2].partition("-")[0])
+    assert found[:start] == expected[:start]
+    # Sums of float32 in another order: rounding, which training then magnifies step by step.
+    assert found[start : start + 4] == pytest.approx(expected[start : start + 4], rel=1e-5)
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+def test_of_two_with_the_same_run_one_trains_and_the_other_says_so(
+    labelled_dataset, tmp_path, uninterrupted
+):
+    expected = uninterrupted(1)
+    slow = {"checkpoint_minutes": 0.0001}
+    one = Run(labelled_dataset, tmp_path / "out", **slow).wait_for("pretrain: SimCLR on")
+    # As if it ran in another pod, where nobody can ask whether it lives.
+    claim = tmp_path / "out" / "checkpoints" / "claim.json"
+    while not claim.exists():
+        time.sleep(0.01)
+    os.kill(one.process.pid, signal.SIGSTOP)
+    other = Run(labelled_dataset, tmp_path / "out", **slow)
+    other.wait_for("has begun this run; looking for up to 30 s")
+    os.kill(one.process.pid, signal.SIGCONT)
+    one.wait()
+    other.wait()
+    trained = [run for run in (one, other) if f"epoch {EPOCHS}/{EPOCHS}" in run.told]
+    assert trained == [one]
+    assert result_of(tmp_path / "out") == expected
+    # And a third, too late: nothing is left to do, which is no error.
+    late = Run(labelled_dataset, tmp_path / "out").wait()
+    assert "holds the finished result of these very settings" in late.told
+
+
+def test_a_rank_that_hangs_is_noticed_and_all_start_again(
+    labelled_dataset, tmp_path, uninterrupted
+):
+    expected = uninterrupted(2)
+    run = Run(labelled_dataset, tmp_path / "out", workers=2).wait_for("epoch 2/")
+    os.kill(sorted(run.workers())[-1], signal.SIGSTOP)
+    run.wait()
+    assert "was killed or did not answer; starting all again" in run.told
+    assert result_of(tmp_path / "out") == expected
+
+
+def test_a_checkpoint_of_other_settings_is_refused_by_name(labelled_dataset, tmp_path):
+    Run(labelled_dataset, tmp_path / "out").wait_for("epoch 2/").kill_all()
+    refused = Run(labelled_dataset, tmp_path / "out", seed=1).wait(code=2)
+    assert "belongs to a run with other settings (seed 0 there and 1 here)" in refused.told
+
+
+def test_the_last_checkpoint_damaged_costs_an_epoch_and_no_bit(
+    labelled_dataset, tmp_path, uninterrupted
+):
+    expected = uninterrupted(1)
+    Run(labelled_dataset, tmp_path / "out").wait_for("epoch 4/").kill_all()
+    checkpoints = tmp_path / "out" / "checkpoints"
+    newest = json.loads((checkpoints / "latest.json").read_text())["kept"][0]
+    (checkpoints / f"{newest}.pt").write_bytes(b"<html>")
+    again = Run(labelled_dataset, tmp_path / "out").wait()
+    assert f"{newest} is damaged" in again.told
+    assert result_of(tmp_path / "out") == expected
