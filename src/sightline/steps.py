@@ -9,6 +9,7 @@ from typing import Any
 
 from sightline.config import StepConfig, StepUris
 from sightline.storage.retries import retries_told
+from sightline.telemetry.exporter import outcome_pushed
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Step:
 
     def execute(self, uris: StepUris, config: StepConfig) -> dict[str, Any]:
         """Do the work, say what the store made us try again, and return the step's metrics."""
-        with retries_told(self.name):
+        with retries_told(self.name), outcome_pushed(self.name):
             return self.run(uris, config)
 
     def _load(self, module: str, name: str) -> Any:

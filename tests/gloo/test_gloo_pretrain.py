@@ -11,10 +11,12 @@ import pytest
 import torch
 from two_processes import run_in_two_processes
 
+from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.data.stream import ImageStream
 from sightline.pretrain import PretrainConfig, pretrain
 from sightline.pretrain.batches import TrainingOrder
+from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.train import pretrain_from
 from sightline.storage import fetch_artifacts
 from sightline.storage.artifacts import read_json
@@ -101,3 +103,37 @@ def test_what_a_worker_refuses_is_one_line_and_exit_code_2(labelled_dataset, tmp
     assert "the loss became nan in step 2 of epoch 1" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def meet_a_nan(where, rank):
+    """Return what each process said when one of them meets a NaN in its third step."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(16)]
+    config = PretrainConfig(image_size=32, global_batch_size=8, epochs=2, workers=2)
+    calls = 0
+    forward = ProjectionHead.forward
+
+    def break_once(head, features):
+        nonlocal calls
+        calls += 1
+        result = forward(head, features)
+        if rank == 1 and calls == 3:
+            if where == "loss":
+                return result * float("nan")
+            result.register_hook(lambda gradient: gradient * float("nan"))
+        return result
+
+    ProjectionHead.forward = break_once
+    try:
+        pretrain(images, config)
+    except UserError as error:
+        return str(error)
+    return "it ended well"
+
+
+@pytest.mark.parametrize("where", ["loss", "norm of the gradient"])
+def test_a_nan_of_one_worker_stops_all_at_the_same_step(where, tmp_path):
+    said = run_in_two_processes(partial(meet_a_nan, where), tmp_path)
+    assert said[0] == said[1]
+    assert f"the {where} became nan in step 1 of epoch 2" in said[0]
+    assert "before it changed the weights" in said[0]

@@ -2,7 +2,7 @@ import csv
 import math
 
 from sightline.pretrain.curves import figure_of_curves, write_history
-from sightline.pretrain.train import EpochRecord
+from sightline.pretrain.watch import EpochRecord
 
 HISTORY = [
     EpochRecord(

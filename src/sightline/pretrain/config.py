@@ -172,6 +172,9 @@ class PretrainConfig(StepConfig):
     """How often all workers are started again, from the last checkpoint, after one of several was
     killed or did not answer."""
 
+    tensorboard_dir: str = ""
+    """Local folder that receives TensorBoard's event files while training runs; empty: none."""
+
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the order of the images and every view."""
 
@@ -182,6 +185,7 @@ class PretrainConfig(StepConfig):
             "loader_processes",
             "restarts",
             "stall_minutes",
+            "tensorboard_dir",
             "workers",
         }
     )

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sightline.pretrain.train import EpochRecord
+from sightline.pretrain.watch import EpochRecord
 from sightline.training.history import write_rows
 
 _LINE, _QUIET = "#2f6fb0", "#6b7280"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 from sightline.config import UserError
@@ -23,7 +23,9 @@ from sightline.storage import (
     require_new,
 )
 from sightline.storage.artifacts import publish_skipped, read_json, write_json
+from sightline.storage.retries import retry_counts
 from sightline.telemetry import announce, count
+from sightline.telemetry.exporter import Exporter
 from sightline.training import distributed
 from sightline.training.devices import device_count, pick_device, seed_everything
 from sightline.training.launch import launch, report_errors
@@ -61,13 +63,15 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
     if config.workers > 1 and not distributed.started_by_torchrun():
         return _run_in_workers(uris, config)
     device = pick_device()
+    exporter = Exporter(retry_counts)
     with report_errors(), distributed.process_group(device, config.stall_minutes):
         seed_everything(config.seed)
         dataset = open_dataset(uris.dataset_uri)
         _announce_plan(dataset, config)
         source = _open_stream(dataset, config)
-        with _recovery(dataset, uris, config) as recovery:
-            pretrained = pretrain_from(source, config, recovery)
+        serving = exporter.serving() if distributed.is_main() else nullcontext()
+        with _recovery(dataset, uris, config, exporter) as recovery, serving:
+            pretrained = pretrain_from(source, config, recovery, exporter)
             metrics = _measure(pretrained, source, config)
             if distributed.is_main():
                 _publish(uris, config, pretrained, metrics)
@@ -93,7 +97,7 @@ def _what_counts(settings: Mapping[str, Any], config: PretrainConfig) -> dict[st
 
 
 def _recovery(
-    dataset: PackedDataset, uris: PretrainUris, config: PretrainConfig
+    dataset: PackedDataset, uris: PretrainUris, config: PretrainConfig, exporter: Exporter
 ) -> AbstractContextManager[Recovery]:
     identity = {**_what_counts(config.to_json(), config), "dataset": dataset.digest}
     return recovery_of(
@@ -101,6 +105,7 @@ def _recovery(
         "pretrain",
         identity,
         every_seconds=60 * config.checkpoint_minutes,
+        exporter=exporter,
     )
 
 

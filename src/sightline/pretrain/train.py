@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -23,7 +22,8 @@ from sightline.pretrain.batches import Batch, ImageBatches, load_batches
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.loss import chance_loss, nt_xent_loss
-from sightline.telemetry import announce, count, format_duration, show_step
+from sightline.pretrain.watch import EpochRecord, StepRecord, TrainingWatch
+from sightline.telemetry.exporter import Exporter
 from sightline.training import distributed
 from sightline.training.batch_norm import synchronise_batch_norms
 from sightline.training.devices import autocast, pick_device
@@ -31,26 +31,8 @@ from sightline.training.optimizers import build_optimizer
 from sightline.training.recovery import Recovery
 from sightline.training.schedules import cosine_learning_rate
 
-_TIMED_STEPS = 3
 _COLLAPSED_STD = 0.02
 _EPOCHS_BEFORE_COLLAPSE = 3
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of `history.csv`."""
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    images_per_second: float
-    data_wait_ratio: float
-    """Share of the epoch's time in which the network waited for views, 0..1."""
-    embedding_std: float
-    """Spread of the last step's projections: 1 in all directions alike, 0 collapsed to a point."""
-    effective_rank: float
-    """Directions that the last step's projections fill, 1 to projection_out."""
-    seconds: float
 
 
 class Pretrained(NamedTuple):
@@ -130,7 +112,10 @@ def pretrain(
 
 
 def pretrain_from(
-    source: ImageBatches, config: PretrainConfig, recovery: Recovery | None = None
+    source: ImageBatches,
+    config: PretrainConfig,
+    recovery: Recovery | None = None,
+    exporter: Exporter | None = None,
 ) -> Pretrained:
     """Learn an encoder as `pretrain` does, from images that are read while it learns.
 
@@ -139,6 +124,7 @@ def pretrain_from(
         config: The settings.
         recovery: Where the training is saved, and goes on if it was saved before; on a CPU it
             then computes the same bits as one that was never interrupted.
+        exporter: What serves the numbers of the running training.
 
     Raises:
         UserError: If there are fewer images than a batch, an image cannot be read, the loss or a
@@ -152,7 +138,8 @@ def pretrain_from(
             f"one batch needs {config.global_batch_size} images, got {found}: "
             f"add images to the train split{way_out}"
         )
-    training = _Training(source, config)
+    watch = TrainingWatch(config, source.steps_per_epoch, exporter or Exporter())
+    training = _Training(source, config, watch)
     if recovery is not None and (state := recovery.load()) is not None:
         training.restore(state)
     batches = load_batches(
@@ -170,13 +157,14 @@ def pretrain_from(
             recovery.after_step(training.state, training.global_step, epoch_ends=True)
     if recovery is not None:
         recovery.finish()
+    watch.close()
     return training.result()
 
 
 class _Training:
     """Everything that changes while an encoder learns; its state is what a checkpoint holds."""
 
-    def __init__(self, source: ImageBatches, config: PretrainConfig) -> None:
+    def __init__(self, source: ImageBatches, config: PretrainConfig, watch: TrainingWatch) -> None:
         self._config = config
         self._steps_per_epoch = source.steps_per_epoch
         self.device = pick_device()
@@ -200,7 +188,8 @@ class _Training:
         self._step_losses: list[float] = []
         self._chance_sum = 0.0
         self._projections = torch.empty(0)
-        self._clock = _Clock(config, self._steps_per_epoch)
+        self._gradient_norm = 0.0
+        self._watch = watch
 
     @property
     def global_step(self) -> int:
@@ -231,7 +220,7 @@ class _Training:
         self._history = [EpochRecord(**record) for record in state["history"]]
         self._step_losses = state["step_losses"].tolist()
         self._chance_sum = state["chance_sum"]
-        self._clock.start_at(self.global_step)
+        self._watch.start_at(self.global_step)
 
     def rest_of_epoch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches of this epoch that are left, and show how far it is."""
@@ -244,10 +233,19 @@ class _Training:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         part = itertools.islice(batches, self._steps_per_epoch - self.step)
-        self._clock.epoch_begins()
-        for batch in self._clock.waiting(part):
+        self._watch.epoch_begins()
+        for batch in self._watch.waiting(part):
             yield batch
-            self._clock.step_done(self.epoch, self.step, self._step_losses[-1], rate)
+            self._watch.step_done(
+                StepRecord(
+                    self.epoch,
+                    self.step,
+                    self.global_step,
+                    self._step_losses[-1],
+                    rate,
+                    self._gradient_norm,
+                )
+            )
 
     def take_step(self, batch: Batch) -> None:
         """Learn from one batch.
@@ -269,7 +267,8 @@ class _Training:
         loss.backward()  # type: ignore[no-untyped-call]
         # After data-parallel training has averaged them, all processes hold the same gradients.
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        self._require_finite(nn.utils.get_total_norm(gradients).item(), "norm of the gradient")
+        self._gradient_norm = nn.utils.get_total_norm(gradients).item()
+        self._require_finite(self._gradient_norm, "norm of the gradient")
         self._optimizer.step()
         self._chance_sum += _chance_loss(own_groups, config)
         self._step_losses.append(value)
@@ -282,7 +281,7 @@ class _Training:
             UserError: If all projections point the same way.
         """
         losses = self._step_losses[-self._steps_per_epoch :]
-        seconds, images, waited = self._clock.epoch_ends()
+        seconds, images, waited = self._watch.epoch_ends()
         everyones = distributed.all_gather(self._projections)
         record = EpochRecord(
             epoch=self.epoch,
@@ -296,7 +295,7 @@ class _Training:
         )
         self._history.append(record)
         self._require_spread(record)
-        self._clock.tell_epoch(record)
+        self._watch.epoch_done(record, self.global_step)
         self.epoch += 1
         self.step = 0
 
@@ -377,81 +376,3 @@ def effective_rank(projections: Tensor) -> float:
     singular = torch.linalg.svdvals(unit)
     shares = singular / singular.sum()
     return math.exp(torch.special.entr(shares).sum().item())
-
-
-class _Clock:
-    """Measures, and tells the person who waits: once after a few steps, then each epoch."""
-
-    def __init__(self, config: PretrainConfig, steps_per_epoch: int) -> None:
-        self._config = config
-        self._steps_per_epoch = steps_per_epoch
-        self._left_at_start = config.epochs * steps_per_epoch
-        self._timed = min(_TIMED_STEPS, self._left_at_start)
-        self._done = 0
-        self._start = self._first_done = self._epoch_start = time.monotonic()
-        self._epoch_steps = 0
-        self._waited = 0.0
-
-    def start_at(self, global_step: int) -> None:
-        """Count from a step on that an earlier process has done."""
-        self._left_at_start -= global_step
-        self._timed = min(_TIMED_STEPS, self._left_at_start)
-
-    def epoch_begins(self) -> None:
-        self._epoch_start = time.monotonic()
-        self._epoch_steps, self._waited = 0, 0.0
-
-    def epoch_ends(self) -> tuple[float, int, float]:
-        """Return the epoch's seconds, images, and seconds of waiting for data."""
-        images = self._epoch_steps * self._config.global_batch_size
-        return time.monotonic() - self._epoch_start, images, self._waited
-
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield the batches, and add up how long each was waited for."""
-        while True:
-            before = time.monotonic()
-            batch = next(batches, None)
-            self._waited += time.monotonic() - before
-            if batch is None:
-                return
-            yield batch
-
-    def step_done(self, epoch: int, step: int, loss: float, rate: float) -> None:
-        self._done += 1
-        self._epoch_steps += 1
-        now = time.monotonic()
-        if self._done == 1:
-            self._first_done = now
-        if not distributed.is_main():
-            return
-        if self._done == self._timed:
-            # The first step also starts threads and memory pools, so it counts only if alone.
-            first = self._start if self._timed == 1 else self._first_done
-            per_step = (now - first) / max(1, self._timed - 1)
-            whole = now - self._start + per_step * (self._left_at_start - self._timed)
-            steps = count(self._left_at_start, "step")
-            announce("pretrain", f"{steps}, about {format_duration(whole)} in all")
-        spent = max(now - self._epoch_start, 1e-9)
-        speed = self._epoch_steps * self._config.global_batch_size / spent
-        show_step(
-            f"pretrain: epoch {epoch}",
-            step,
-            self._steps_per_epoch,
-            spent / self._epoch_steps * (self._steps_per_epoch - step),
-            f"loss {loss:.3f}, lr {rate:.2e}, {speed:.0f} images/s, "
-            f"{self._waited / spent:.0%} waiting for data",
-        )
-
-    def tell_epoch(self, record: EpochRecord) -> None:
-        if not distributed.is_main():
-            return
-        spent = time.monotonic() - self._start
-        epochs = self._config.epochs
-        left = spent / self._done * self._steps_per_epoch * (epochs - record.epoch)
-        announce(
-            "pretrain",
-            f"epoch {record.epoch}/{epochs}  loss {record.loss:.3f}  "
-            f"lr {record.learning_rate:.2e}  {record.images_per_second:.0f} images/s  "
-            f"{record.data_wait_ratio:.0%} waiting  std {record.embedding_std:.2f}  "
-            f"rank {record.effective_rank:.0f}  {format_duration(left)} left",
-        )

@@ -13,6 +13,7 @@ import pickle
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,12 @@ import torch
 from sightline.config import UserError
 from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
 from sightline.storage.artifacts import sha256_of
+from sightline.telemetry.exporter import Exporter
+from sightline.telemetry.metrics import (
+    CHECKPOINT_FAILURES,
+    CHECKPOINT_FALLBACKS,
+    CHECKPOINT_SAVED_AT,
+)
 
 KEPT = 3
 _POINTER = "latest.json"
@@ -44,7 +51,12 @@ class Checkpoints:
     """The checkpoints of one run, below one address. One process writes; any may read."""
 
     def __init__(
-        self, storage: Storage, step: str, owner: str, identity: Mapping[str, Any] | None = None
+        self,
+        storage: Storage,
+        step: str,
+        owner: str,
+        identity: Mapping[str, Any] | None = None,
+        exporter: Exporter | None = None,
     ) -> None:
         """Name them.
 
@@ -55,11 +67,13 @@ class Checkpoints:
                 long notices that it no longer owns the run.
             identity: What makes a run this run, such as its settings; a checkpoint of another
                 identity is refused.
+            exporter: What is told of saves, failures and fall-backs.
         """
         self._storage = storage
         self._step = step
         self._owner = owner
         self._identity = dict(identity or {})
+        self._exporter = exporter or Exporter()
         self._pointer: bytes | None = None
         self._kept: list[str] = []
         self._saving: threading.Thread | None = None
@@ -95,7 +109,7 @@ class Checkpoints:
             try:
                 return self.read(name)
             except _DamagedError as error:
-                self.fallbacks += 1
+                self._note_fallback()
                 before = "taking the one before" if place + 1 < len(names) else "none is left"
                 self._warn(f"checkpoint {self._shown(name)} is damaged ({error}): {before}")
         if names:
@@ -217,6 +231,7 @@ class Checkpoints:
         self._storage.write_bytes(name + _MANIFEST, _to_json(manifest))
         kept = [name, *(other for other in self._kept if other != name)]
         self._move_pointer(kept[:KEPT])
+        self._exporter.set(CHECKPOINT_SAVED_AT, time.time(), self._step)
         for dropped in kept[KEPT:]:
             # The manifest first: a checkpoint without one is never taken for whole.
             for part in (_MANIFEST, _STATE):
@@ -248,7 +263,7 @@ class Checkpoints:
                 return list(kept)
         except (ValueError, KeyError, TypeError):
             pass
-        self.fallbacks += 1
+        self._note_fallback()
         found = {
             entry.key.removesuffix(_MANIFEST)
             for entry in self._storage.list("step-")
@@ -276,8 +291,13 @@ class Checkpoints:
                 "the same, choose another out_uri, or delete that folder to start anew"
             )
 
+    def _note_fallback(self) -> None:
+        self.fallbacks += 1
+        self._exporter.add(CHECKPOINT_FALLBACKS, 1, self._step)
+
     def _note_failure(self, error: Exception, global_step: int) -> None:
         self.failures += 1
+        self._exporter.add(CHECKPOINT_FAILURES, 1, self._step)
         self._warn(f"the checkpoint after step {global_step} was not saved: {error}; going on")
 
     def _shown(self, name: str) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from sightline.storage import open_storage
 from sightline.telemetry import announce
+from sightline.telemetry.exporter import Exporter
 from sightline.training import distributed
 from sightline.training.checkpoint import Checkpoints, LostRunError
 from sightline.training.claim import RunClaim
@@ -109,7 +110,11 @@ class Recovery:
 
 @contextmanager
 def recovery_of(
-    uri: str, step: str, identity: Mapping[str, Any], every_seconds: float
+    uri: str,
+    step: str,
+    identity: Mapping[str, Any],
+    every_seconds: float,
+    exporter: Exporter | None = None,
 ) -> Iterator[Recovery]:
     """Claim a run for as long as the block runs; rank 0 does, for all processes.
 
@@ -118,6 +123,7 @@ def recovery_of(
         step: The step, as lines to the user name it.
         identity: Settings and data that make the run this run.
         every_seconds: Longest training time that a kill may cost, apart from the save itself.
+        exporter: What is told of saves, failures and fall-backs.
 
     Raises:
         AlreadyRunningError: If another process trains it.
@@ -125,7 +131,8 @@ def recovery_of(
     storage = open_storage(uri)
     claim = RunClaim(storage, _CLAIM, step) if distributed.is_main() else None
     distributed.from_main(claim.take if claim else _nothing)
-    checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity)
+    exporter = exporter or Exporter()
+    checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, exporter)
     try:
         with noticed_sigterm() as sigterm:
             recovery = Recovery(step, checkpoints, claim, sigterm, every_seconds)

@@ -1,0 +1,117 @@
+import struct
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+from tensorboardX.proto.event_pb2 import Event
+
+from sightline.config import UserError
+from sightline.data.stream import ArrayStream
+from sightline.pretrain import PretrainConfig, pretrain
+from sightline.pretrain.train import effective_rank, embedding_std, pretrain_from
+from sightline.telemetry.exporter import Exporter
+
+
+def test_spread_is_1_in_all_directions_and_0_at_a_point():
+    generator = torch.Generator().manual_seed(0)
+    everywhere = torch.randn(4000, 16, generator=generator)
+    assert embedding_std(everywhere) == pytest.approx(1, abs=0.01)
+    point = torch.randn(1, 16, generator=generator).repeat(100, 1)
+    assert embedding_std(point) == pytest.approx(0, abs=1e-6)
+    # Half at e1, half at -e1: one value in 16 has a deviation of 1.
+    line = torch.zeros(1000, 16)
+    line[:, 0] = torch.tensor([1.0, -1.0]).repeat(500)
+    assert embedding_std(line) == pytest.approx(4 / 16, abs=1e-3)
+
+
+@pytest.mark.parametrize("directions", [1, 3, 16])
+def test_effective_rank_counts_the_directions_that_are_filled(directions):
+    projections = torch.eye(16)[:directions].repeat(10, 1) * torch.tensor(7.0)
+    assert effective_rank(projections) == pytest.approx(directions)
+
+
+def test_a_direction_hardly_filled_counts_for_less_than_one():
+    # Singular values √9 and √1: shares 3/4 and 1/4.
+    projections = torch.eye(4)[[0] * 9 + [1]]
+    expected = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+    assert effective_rank(projections) == pytest.approx(expected)
+
+
+def test_every_epoch_tells_spread_rank_and_waiting(noise_images, tiny_config, capsys):
+    record = pretrain(noise_images, tiny_config).history[-1]
+    assert 0 <= record.data_wait_ratio < 1
+    assert 1 <= record.effective_rank <= 16
+    told = capsys.readouterr().out
+    assert f"std {record.embedding_std:.2f}  rank {record.effective_rank:.0f}" in told
+
+
+def test_projections_that_have_collapsed_stop_the_training_in_words(tiny_settings):
+    black = [np.zeros((36, 40, 3), dtype=np.uint8) for _ in range(16)]
+    config = PretrainConfig.from_values({**tiny_settings, "epochs": 5})
+    with pytest.raises(UserError, match=r"have collapsed: after epoch 3 .* raise warmup_epochs"):
+        pretrain(black, config)
+
+
+def read_events(folder):
+    """Return {tag: {step: value}} of all event files; what is purged is left out."""
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        content = path.read_bytes()
+        place = 0
+        while place < len(content):
+            (size,) = struct.unpack_from("<Q", content, place)
+            event = Event.FromString(content[place + 12 : place + 12 + size])
+            place += 12 + size + 4
+            if event.HasField("session_log"):
+                for values in found.values():
+                    for step in [step for step in values if step >= event.step]:
+                        del values[step]
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_tensorboard_gets_every_step_and_epoch(noise_images, tiny_settings, tmp_path):
+    config = PretrainConfig.from_values({**tiny_settings, "tensorboard_dir": str(tmp_path)})
+    pretrained = pretrain(noise_images, config)
+    found = read_events(tmp_path)
+    losses = found["pretrain/loss"]
+    assert list(losses) == [1, 2, 3, 4]
+    assert list(losses.values()) == pytest.approx(pretrained.step_losses)
+    assert found["pretrain/epoch/embedding_std"] == {
+        2: pytest.approx(pretrained.history[0].embedding_std),
+        4: pytest.approx(pretrained.history[1].embedding_std),
+    }
+    assert set(found) == {
+        *(f"pretrain/{name}" for name in ("loss", "learning_rate", "gradient_norm")),
+        *(
+            f"pretrain/epoch/{name}"
+            for name in (
+                "loss",
+                "images_per_second",
+                "data_wait_ratio",
+                "embedding_std",
+                "effective_rank",
+            )
+        ),
+    }
+
+
+def test_prometheus_can_ask_a_training_how_it_goes(noise_images, tiny_config, monkeypatch):
+    monkeypatch.setenv("SIGHTLINE_METRICS_PORT", "0")
+    exporter = Exporter()
+    source = ArrayStream(noise_images, None, batch_size=8, seed=0, lanes=8)
+    with exporter.serving():
+        pretrained = pretrain_from(source, tiny_config, exporter=exporter)
+        with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics") as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+            found = {s.name: s.value for family in families for s in family.samples}
+    assert found["sightline_train_loss"] == pretrained.step_losses[-1]
+    assert found["sightline_train_steps_total"] == 4
+    assert found["sightline_train_images_total"] == 32
+    assert found["sightline_train_epoch"] == 2
+    assert found["sightline_train_step_duration_seconds_count"] == 4
+    assert found["sightline_embedding_std"] == pretrained.embedding_std
+    assert found["sightline_train_gradient_norm"] > 0
