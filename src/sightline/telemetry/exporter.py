@@ -94,8 +94,15 @@ class _Instruments:
     """prometheus_client's objects for the lines of the table, in a registry of their own."""
 
     def __init__(self, retries: Callable[[], Mapping[str, int]]) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import (
+            CollectorRegistry,
+            Counter,
+            Gauge,
+            Histogram,
+            disable_created_metrics,
+        )
 
+        disable_created_metrics()  # a second series for each counter, which nobody asked for
         self.registry: CollectorRegistry = CollectorRegistry()
         makers: dict[str, Any] = {"gauge": Gauge, "counter": Counter}
         self._by_name: dict[str, Any] = {}
