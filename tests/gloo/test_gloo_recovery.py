@@ -23,7 +23,6 @@ SETTINGS = {
     "global_batch_size": 8,
     "epochs": EPOCHS,
     "precision": "float32",
-    "stall_minutes": 0.1,
     # Longer than a test: an epoch's end and SIGTERM alone save.
     "checkpoint_minutes": 60,
 }
@@ -155,12 +154,10 @@ def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
 ):
     expected = uninterrupted(workers)
     run = Run(labelled_dataset, tmp_path / "out", workers).wait_for("epoch 2/")
-    began = time.monotonic()
     run.process.terminate()
     time.sleep(0.05)
     run.process.terminate()  # a second one changes nothing
     run.wait(code=75)
-    assert time.monotonic() - began < 60
     stopped = int(run.told.rpartition("stopped after step ")[2].partition(",")[0])
     assert f"step {stopped}, which is saved: the same command goes on from there" in run.told
     again = Run(labelled_dataset, tmp_path / "out", workers).wait()
@@ -212,6 +209,8 @@ def test_of_two_with_the_same_run_one_trains_and_the_other_says_so(
     other.wait()
     trained = [run for run in (one, other) if f"epoch {EPOCHS}/{EPOCHS}" in run.told]
     assert trained == [one]
+    says = ("trains this run already", "holds the finished result of these very settings")
+    assert any(text in other.told for text in says)
     assert result_of(tmp_path / "out") == expected
     # And a third, too late: nothing is left to do, which is no error.
     late = Run(labelled_dataset, tmp_path / "out").wait()
@@ -222,7 +221,8 @@ def test_a_rank_that_hangs_is_noticed_and_all_start_again(
     labelled_dataset, tmp_path, uninterrupted
 ):
     expected = uninterrupted(2)
-    run = Run(labelled_dataset, tmp_path / "out", workers=2).wait_for("epoch 2/")
+    patience = {"stall_minutes": 0.25}
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, **patience).wait_for("epoch 2/")
     os.kill(sorted(run.workers())[-1], signal.SIGSTOP)
     run.wait()
     assert "was killed or did not answer; starting all again" in run.told

@@ -1,4 +1,7 @@
 import math
+import multiprocessing
+import threading
+import time
 
 import pytest
 import torch
@@ -141,3 +144,20 @@ def test_leaving_groups_out_of_the_negatives_changes_the_loss(noise_images, tiny
         pretrain(noise_images, config)
     with pytest.raises(UserError, match="got 16 groups for 17 images"):
         pretrain(noise_images, config, groups[1:])
+
+
+def test_a_loader_process_that_is_killed_is_named_and_nothing_hangs(noise_images, tiny_settings):
+    config = PretrainConfig.from_values({**tiny_settings, "epochs": 200, "loader_processes": 1})
+
+    def kill_the_loader():
+        children = multiprocessing.active_children()
+        while not children:
+            time.sleep(0.01)
+            children = multiprocessing.active_children()
+        children[0].kill()
+
+    thread = threading.Thread(target=kill_the_loader)
+    thread.start()
+    with pytest.raises(UserError, match=r"draws views ended \(DataLoader worker.*lower loader_processes"):
+        pretrain(noise_images, config)
+    thread.join()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.data.images import decode_image
 from sightline.data.stream import StreamedImage
@@ -134,7 +135,19 @@ def load_batches(
         num_workers=_loader_processes(config, device),
         pin_memory=device.type == "cuda",
     )
-    return iter(loader)
+    return _explained(iter(loader))
+
+
+def _explained(batches: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that draws views ended ({str(error).splitlines()[0]}): most often there "
+            "was too little memory, so lower loader_processes, cache_mib or image_size"
+        ) from None
 
 
 def _loader_processes(config: PretrainConfig, device: torch.device) -> int:

@@ -53,7 +53,6 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
     """
     finished = _read_finished(uris, config)
     if finished is not None:
-        announce("pretrain", f"{uris.out_uri} holds the finished result of these very settings")
         return finished
     require_new(uris.out_uri)
     if not uris.dataset_uri:
@@ -71,6 +70,11 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         source = _open_stream(dataset, config)
         serving = exporter.serving() if distributed.is_main() else nullcontext()
         with _recovery(dataset, uris, config, exporter) as recovery, serving:
+            # Asked again: while we waited for the claim, its holder may have finished.
+            finished = distributed.from_main(lambda: _read_finished(uris, config))
+            if finished is not None:
+                recovery.is_over = True
+                return finished
             pretrained = pretrain_from(source, config, recovery, exporter)
             metrics = _measure(pretrained, source, config)
             if distributed.is_main():
@@ -89,7 +93,10 @@ def _read_finished(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]
     same = present["uris"] == uris.to_json() and _what_counts(
         present["settings"], config
     ) == _what_counts(config.to_json(), config)
-    return cast(dict[str, Any], read_json(folder / "metrics.json")) if same else None
+    if not same:
+        return None
+    announce("pretrain", f"{uris.out_uri} holds the finished result of these very settings")
+    return cast(dict[str, Any], read_json(folder / "metrics.json"))
 
 
 def _what_counts(settings: Mapping[str, Any], config: PretrainConfig) -> dict[str, Any]:
