@@ -158,6 +158,7 @@ def test_a_loader_process_that_is_killed_is_named_and_nothing_hangs(noise_images
 
     thread = threading.Thread(target=kill_the_loader)
     thread.start()
-    with pytest.raises(UserError, match=r"draws views ended \(DataLoader worker.*lower loader_processes"):
+    told = r"draws views ended \(DataLoader worker.*lower loader_processes"
+    with pytest.raises(UserError, match=told):
         pretrain(noise_images, config)
     thread.join()
