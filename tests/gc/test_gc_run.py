@@ -20,6 +20,7 @@ from sightline.promote.rollback import run as roll_back
 from sightline.steps import PIPELINE_STEPS
 from sightline.storage import Entry, StorageUnavailableError, join_uri, open_storage
 from sightline.storage.local import LocalStorage
+from sightline.training.checkpoint import Checkpoints
 
 
 def name_of(uri: str) -> str:
@@ -81,6 +82,20 @@ def test_recent_runs_and_their_data_sets_stay(root: Any):
     assert root.gc(days_later=29)["removed"] == []
     assert root.held() == before
     assert root.gc(days_later=31)["files"] == len(before)
+    assert root.held() == set()
+
+
+def test_a_training_that_was_killed_keeps_its_data_set_until_it_is_old(root: Any):
+    dataset = root.dataset(b"one")
+    uri = join_uri(root.uri, "runs/killed/pretrain/checkpoints")
+    uris = {"dataset_uri": dataset, "out_uri": uri}
+    checkpoints = Checkpoints(open_storage(uri), "pretrain", "owner", uris=uris)
+    checkpoints.take_over()
+    checkpoints.save({"step": 1}, 1, wait=True)
+    before = root.held()
+    assert root.gc(days_later=29)["removed"] == []
+    assert root.held() == before
+    root.gc(days_later=31)
     assert root.held() == set()
 
 

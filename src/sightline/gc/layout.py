@@ -33,7 +33,11 @@ _PATTERNS: Mapping[str, str] = {
     "models": rf"({_MODEL}/{CHAMPION})|({_MODEL}/{HISTORY}/{_SHA256}\.json)"
     rf"|({_MODEL}/versions/{_VERSION})/.+|({_MODEL}/(?:{HISTORY}/)?{_PARTIAL})",
 }
-_MARKS = re.compile(r"manifest\.json|[a-z]+/(?:artifacts|config|metrics)\.json")
+POINTER = "checkpoints/latest.json"
+"""What a training that has not finished leaves in its step's folder."""
+_MARKS = re.compile(
+    rf"manifest\.json|[a-z]+/(?:(?:artifacts|config|metrics)\.json|{re.escape(POINTER)})"
+)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sightline.config import UserError
-from sightline.gc.layout import CHAMPION, HISTORY, Area, Unit, split_model
+from sightline.gc.layout import CHAMPION, HISTORY, POINTER, Area, Unit, split_model
 from sightline.promote.champion import Champion, ChampionStore
 from sightline.storage import NotFoundError, join_uri
 from sightline.storage.artifacts import ARTIFACTS_FILE, key_of
@@ -94,7 +94,7 @@ def is_run(runs: Area, unit: Unit) -> bool:
     """
     for mark in sorted(unit.marks):
         step, _, name = mark.partition("/")
-        if name not in (ARTIFACTS_FILE, CONFIG_FILE):
+        if name not in (ARTIFACTS_FILE, CONFIG_FILE, POINTER):
             continue
         content = _read(runs, unit, mark, strict=name == ARTIFACTS_FILE) or {}
         # The settings alone are left where a removal was interrupted, or a step was killed.
@@ -116,6 +116,8 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
         wanted = [(CONFIG_FILE, "uris")]
         if step == "prepare":
             wanted.append(("metrics.json", "datasets"))
+        if f"{step}/{POINTER}" in unit.marks and not strict:
+            wanted.append((POINTER, "uris"))
         for name, key in wanted:
             mark = f"{step}/{key_of(listed, name)}"
             content = _read(runs, unit, mark, strict)

@@ -56,6 +56,7 @@ class Checkpoints:
         step: str,
         owner: str,
         identity: Mapping[str, Any] | None = None,
+        uris: Mapping[str, str] | None = None,
         exporter: Exporter | None = None,
     ) -> None:
         """Name them.
@@ -67,8 +68,11 @@ class Checkpoints:
                 long notices that it no longer owns the run.
             identity: What makes a run this run, such as its settings; a checkpoint of another
                 identity is refused.
+            uris: What the step reads and writes; the pointer names them, so that a garbage
+                collection keeps what a training that was killed still needs.
             exporter: What is told of saves, failures and fall-backs.
         """
+        self._uris = dict(uris or {})
         self._storage = storage
         self._step = step
         self._owner = owner
@@ -238,7 +242,9 @@ class Checkpoints:
                 self._storage.delete(dropped + part)
 
     def _move_pointer(self, kept: list[str]) -> None:
-        content = _to_json({"kept": kept, "owner": self._owner})
+        content = _to_json(
+            {"step": self._step, "kept": kept, "owner": self._owner, "uris": self._uris}
+        )
         moved = self._storage.write_if_unchanged(_POINTER, content, self._pointer)
         # The answer to a write of ours may have been lost after it was carried out.
         if not moved and self._read_pointer() != content:

@@ -113,6 +113,7 @@ def recovery_of(
     uri: str,
     step: str,
     identity: Mapping[str, Any],
+    uris: Mapping[str, str],
     every_seconds: float,
     exporter: Exporter | None = None,
 ) -> Iterator[Recovery]:
@@ -122,6 +123,7 @@ def recovery_of(
         uri: Where the run's checkpoints lie, or will.
         step: The step, as lines to the user name it.
         identity: Settings and data that make the run this run.
+        uris: What the step reads and writes.
         every_seconds: Longest training time that a kill may cost, apart from the save itself.
         exporter: What is told of saves, failures and fall-backs.
 
@@ -132,7 +134,7 @@ def recovery_of(
     claim = RunClaim(storage, _CLAIM, step) if distributed.is_main() else None
     distributed.from_main(claim.take if claim else _nothing)
     exporter = exporter or Exporter()
-    checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, exporter)
+    checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, uris, exporter)
     try:
         with noticed_sigterm() as sigterm:
             recovery = Recovery(step, checkpoints, claim, sigterm, every_seconds)
