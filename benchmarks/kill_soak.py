@@ -4,7 +4,7 @@ python benchmarks/kill_soak.py [--kills 20] [--seed 0]
 
 Needs an S3 server: TESTBED_S3_ENDPOINT, TESTBED_S3_ACCESS_KEY, TESTBED_S3_SECRET_KEY. Two workers
 train ResNet-18 at 32 px on noise; data, checkpoints and result lie on S3, behind a proxy that
-fails one request in fifty in one of eight ways (500, 503, 429, reset, lost answer, cut, stalled,
+fails one request in fifty in each of eight ways (500, 503, 429, reset, lost answer, cut, stalled,
 wrong bytes). Kills are, at random: one worker (kill -9; the others start again by themselves), the
 whole pod (kill -9 of every process, started again on nothing but S3), and SIGTERM (exit code 75).
 After each, the losses in the checkpoint that the next process goes on from are compared with those

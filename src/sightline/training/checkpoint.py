@@ -1,13 +1,14 @@
 """Checkpoints that outlive any kill: each under a new name, verified, made visible last.
 
-A checkpoint is two objects: `step-<n>-<digest>.pt` holds the state, `step-<n>-<digest>.json` its
-size, sha256 and whose run it is. `latest.json` names the last three, newest first, and moves by a
-conditional write, after all of them are stored. Reading verifies; what is damaged is told, and the
-one before is taken.
+A checkpoint is two objects: `step-<n>-<digest>.pt` holds the state, `step-<n>-<digest>.json`, the
+manifest, its size, sha256 and whose run it is; the digest in both names is the manifest's.
+`latest.json` names the last three, newest first, and moves by a conditional write, after all of
+them are stored. Reading verifies; what is damaged is told, and the one before is taken.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import sys
@@ -23,6 +24,7 @@ import torch
 from sightline.config import UserError
 from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
 from sightline.storage.artifacts import sha256_of
+from sightline.storage.verified import AlteredError, read_verified
 from sightline.telemetry.exporter import Exporter
 from sightline.telemetry.metrics import (
     CHECKPOINT_FAILURES,
@@ -31,6 +33,7 @@ from sightline.telemetry.metrics import (
 )
 
 KEPT = 3
+_TRIES = 5
 _POINTER = "latest.json"
 _STATE = ".pt"
 _MANIFEST = ".json"
@@ -129,25 +132,43 @@ class Checkpoints:
         Raises:
             UserError: If it holds more than plain tensors and values, or belongs to another run.
         """
+        key = name + _MANIFEST
+
+        def read_manifest() -> bytes:
+            content = self._storage.read_bytes(key)
+            if _digest_of(content) != name.rpartition("-")[2]:
+                raise AlteredError("its manifest is not the one of that name", self._shown(key))
+            return content
+
         try:
-            manifest = json.loads(self._storage.read_bytes(name + _MANIFEST))
+            # What a network alters on its way is right another time.
+            manifest = json.loads(read_verified(self._shown(key), read_manifest))
             size_bytes, sha256 = int(manifest["size_bytes"]), str(manifest["sha256"])
             identity = dict(manifest["identity"])
         except NotFoundError:
             raise _DamagedError("its manifest is gone") from None
+        except AlteredError as error:
+            raise _DamagedError(str(error)) from None
         except (ValueError, KeyError, TypeError):
             raise _DamagedError("its manifest is none of ours") from None
         self._require_same_run(name, identity)
         with tempfile.TemporaryDirectory(prefix="sightline-checkpoint-") as scratch:
             path = Path(scratch, name + _STATE)
-            try:
+
+            def fetch() -> None:
+                path.unlink(missing_ok=True)
                 self._storage.download(name + _STATE, path)
+                found = f"{path.stat().st_size} bytes of sha256 {sha256_of(path)[:12]}…"
+                expected = f"{size_bytes} bytes of sha256 {sha256[:12]}…"
+                if found != expected:
+                    raise AlteredError(f"{found}, expected {expected}", self._shown(name + _STATE))
+
+            try:
+                read_verified(self._shown(name + _STATE), fetch)
             except NotFoundError:
                 raise _DamagedError("its state is gone") from None
-            if path.stat().st_size != size_bytes:
-                raise _DamagedError(f"{path.stat().st_size} bytes, expected {size_bytes}")
-            if sha256_of(path) != sha256:
-                raise _DamagedError("its sha256 is another")
+            except AlteredError as error:
+                raise _DamagedError(str(error)) from None
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -223,16 +244,17 @@ class Checkpoints:
         return bool(self._kept)
 
     def _store(self, path: Path, global_step: int) -> None:
-        sha256 = sha256_of(path)
-        name = f"step-{global_step:012d}-{sha256[:12]}"
+        manifest = _to_json(
+            {
+                "global_step": global_step,
+                "size_bytes": path.stat().st_size,
+                "sha256": sha256_of(path),
+                "identity": self._identity,
+            }
+        )
+        name = f"step-{global_step:012d}-{_digest_of(manifest)}"
         self._storage.upload(path, name + _STATE, only_new=True)
-        manifest = {
-            "global_step": global_step,
-            "size_bytes": path.stat().st_size,
-            "sha256": sha256,
-            "identity": self._identity,
-        }
-        self._storage.write_bytes(name + _MANIFEST, _to_json(manifest))
+        self._storage.write_bytes(name + _MANIFEST, manifest)
         kept = [name, *(other for other in self._kept if other != name)]
         self._move_pointer(kept[:KEPT])
         self._exporter.set(CHECKPOINT_SAVED_AT, time.time(), self._step)
@@ -245,12 +267,23 @@ class Checkpoints:
         content = _to_json(
             {"step": self._step, "kept": kept, "owner": self._owner, "uris": self._uris}
         )
-        moved = self._storage.write_if_unchanged(_POINTER, content, self._pointer)
-        # The answer to a write of ours may have been lost after it was carried out.
-        if not moved and self._read_pointer() != content:
+        for _ in range(_TRIES):
+            if self._storage.write_if_unchanged(_POINTER, content, self._pointer):
+                break
+            found = self._read_pointer()
+            # The answer to a write of ours may have been lost after it was carried out; or what we
+            # compared with was altered on its way, and the pointer is as we left it.
+            if found == content:
+                break
+            if found != self._pointer:
+                raise LostRunError(
+                    f"another process went on with the run under {self._storage.uri}, so this one "
+                    "stops; its checkpoints are untouched"
+                )
+        else:
             raise LostRunError(
-                f"another process went on with the run under {self._storage.uri}, so this one "
-                "stops; its checkpoints are untouched"
+                f"{join_uri(self._storage.uri, _POINTER)} cannot be moved although nobody else "
+                "does: look at what is stored there"
             )
         self._pointer, self._kept = content, kept
 
@@ -315,6 +348,10 @@ class Checkpoints:
 
 class _DamagedError(Exception):
     """A checkpoint whose bytes are not those that were stored."""
+
+
+def _digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _to_json(content: Mapping[str, Any]) -> bytes:
