@@ -10,6 +10,7 @@ from sightline.config import UserError
 from sightline.encoders import load_encoder
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.run import run
+from sightline.storage.artifacts import sha256_of
 
 
 @pytest.fixture
@@ -99,3 +100,65 @@ def test_without_images_the_step_says_that_it_was_skipped(tiny_config, tmp_path)
     assert "no images were given" in metrics["skipped"]
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
     assert not (tmp_path / "out" / "simclr_backbone.pth").exists()
+
+
+def first_step_from(labelled_dataset, tiny_settings, out, weights_uri="", **settings):
+    """Return the encoder's first weights, or what a learning rate of almost 0 leaves of them."""
+    values = {"learning_rate": 1e-30, "weight_decay": 0.0, "epochs": 1, **settings}
+    config = PretrainConfig.from_values({**tiny_settings, **values})
+    uris = PretrainUris(
+        dataset_uri=labelled_dataset, out_uri=str(out), initial_weights_uri=weights_uri
+    )
+    metrics = run(uris, config)
+    return torch.load(out / "simclr_backbone.pth", weights_only=True)["conv1.weight"], metrics
+
+
+@pytest.mark.parametrize("form", ["torchvision", "notebook", "step", "two workers"])
+def test_training_starts_from_given_weights(
+    form, labelled_dataset, tiny_settings, published, tmp_path
+):
+    torch.manual_seed(7)
+    resnet = torchvision.models.resnet18(weights=None)
+    path = tmp_path / "weights.pth"
+    if form == "notebook":
+        # nn.Sequential(*list(resnet.children())[:-1]), as the two notebooks saved it.
+        torch.save(torch.nn.Sequential(*list(resnet.children())[:-1]).state_dict(), path)
+    else:
+        torch.save(resnet.state_dict(), path)
+    uri, expected = str(path), resnet.conv1.weight.detach()
+    workers = 2 if form == "two workers" else 1
+    if form == "step":
+        uri = str(published[0])
+        path = published[0] / "simclr_backbone.pth"
+        expected = torch.load(path, weights_only=True)["conv1.weight"]
+    started, metrics = first_step_from(
+        labelled_dataset, tiny_settings, tmp_path / "out", uri, workers=workers
+    )
+    assert torch.equal(started, expected)
+    assert metrics["initial_weights_sha256"] == sha256_of(path)
+
+
+def test_weights_of_another_hash_are_refused_before_training(
+    labelled_dataset, tiny_settings, tmp_path
+):
+    path = tmp_path / "resnet18-f37072fd.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    found = sha256_of(path)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=f"another sha256: expected f37072fd, got {found}"):
+        first_step_from(labelled_dataset, tiny_settings, out, str(path))
+    with pytest.raises(UserError, match="expected 0123456789, got"):
+        first_step_from(
+            labelled_dataset, tiny_settings, out, str(path), initial_weights_sha256="0123456789"
+        )
+    right = {"initial_weights_sha256": found[:10].upper()}
+    first_step_from(labelled_dataset, tiny_settings, out, str(path), **right)
+
+
+def test_weights_of_another_network_are_refused(labelled_dataset, tiny_settings, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(torchvision.models.resnet50(weights=None).state_dict(), path)
+    with pytest.raises(UserError, match="does not fit resnet18"):
+        first_step_from(labelled_dataset, tiny_settings, tmp_path / "out", str(path))
+    with pytest.raises(UserError, match="no weights file at"):
+        first_step_from(labelled_dataset, tiny_settings, tmp_path / "out", str(path) + "x.pth")

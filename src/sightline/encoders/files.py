@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +14,12 @@ from torch import Tensor
 from sightline.config import UserError
 from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
 from sightline.storage import NotFoundError, open_storage
-from sightline.storage.artifacts import fetch_artifacts, read_json, write_json
+from sightline.storage.artifacts import fetch_artifacts, read_json, sha256_of, write_json
 
 BACKBONE_FILE = "simclr_backbone.pth"
 SPEC_FILE = "encoder.json"
+
+_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 
 # A notebook's nn.Sequential(*list(resnet.children())[:-1]) numbers the children it holds;
 # a YOLO trunk's own names are numbers.
@@ -57,6 +60,44 @@ def load_encoder(uri: str, spec: EncoderSpec | None = None) -> Encoder:
     encoder = build_encoder(EncoderSpec.from_json(read_json(folder / SPEC_FILE)), seed=0)
     load_weights(encoder, folder / BACKBONE_FILE)
     return encoder
+
+
+@contextmanager
+def local_weights(uri: str, sha256: str = "") -> Iterator[tuple[Path, str]]:
+    """Give a weights file on this machine, whole and verified.
+
+    Args:
+        uri: A `.pth` file, or the address of a finished pretrain step.
+        sha256: What the file's sha256 must be, or how it begins. Without one, the digits that end
+            the names of torchvision's files (`resnet18-f37072fd.pth`) are taken for it.
+
+    Yields:
+        The file, and its sha256.
+
+    Raises:
+        UserError: If there is none, or its sha256 is another.
+    """
+    if uri.endswith(".pth"):
+        in_name = _DIGEST_IN_NAME.search(uri)
+        expected = sha256 or (in_name[1] if in_name else "")
+        with _local_file(uri) as path:
+            found = sha256_of(path)
+            if not found.startswith(expected.lower()):
+                raise _other_weights(uri, found, expected)
+            yield path, found
+        return
+    path = fetch_artifacts(uri, [BACKBONE_FILE]) / BACKBONE_FILE
+    found = sha256_of(path)
+    if not found.startswith(sha256.lower()):
+        raise _other_weights(uri, found, sha256)
+    yield path, found
+
+
+def _other_weights(uri: str, found: str, expected: str) -> UserError:
+    return UserError(
+        f"the weights at {uri} have another sha256: expected {expected}, got {found}; fetch them "
+        "again from where they were published, or correct initial_weights_sha256"
+    )
 
 
 @contextmanager

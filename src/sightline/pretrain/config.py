@@ -23,6 +23,10 @@ class PretrainUris(StepUris):
     """Data set version that prepare packed; only its train split is read. Empty: no images were
     given, and the step publishes that it was skipped."""
 
+    initial_weights_uri: str = ""
+    """Weights of the encoder to start from: a .pth file, such as torchvision's ImageNet weights or
+    a notebook's own simclr_backbone.pth, or a finished pretrain step. Empty: random."""
+
     out_uri: str
     """Folder that receives the encoder, its curves and its metrics; must hold no result yet."""
 
@@ -31,8 +35,12 @@ class PretrainConfig(StepConfig):
     """SimCLR (Chen et al. 2020): two views of an image agree, views of other images do not."""
 
     encoder: EncoderName = "resnet18"
-    """Network f that is learned, from random initialisation: a torchvision ResNet without its last
+    """Network f that is learned: a torchvision ResNet without its last
     layer, or the backbone of a YOLOv12 detector (needs sightline[detect])."""
+
+    initial_weights_sha256: Annotated[str, Field(pattern="^([0-9a-fA-F]{8,64})?$")] = ""
+    """What the sha256 of the initial weights must be, or its first 8 digits or more. Empty: the
+    digits in a file name such as resnet18-f37072fd.pth, if it has any."""
 
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     """Side of a view in pixels."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, cast
 
 from sightline.config import UserError
 from sightline.data import PackedDataset, open_dataset
 from sightline.data.stream import ImageStream
 from sightline.encoders import save_encoder
+from sightline.encoders.files import local_weights
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.curves import draw_curves, write_history, write_steps
 from sightline.pretrain.temperature import temperature_figure
@@ -68,15 +69,25 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         dataset = open_dataset(uris.dataset_uri)
         _announce_plan(dataset, config)
         source = _open_stream(dataset, config)
-        serving = exporter.serving() if distributed.is_main() else nullcontext()
-        with _recovery(dataset, uris, config, exporter) as recovery, serving:
+        identity = {**_what_counts(config.to_json(), config), "dataset": dataset.digest}
+        with ExitStack() as stack:
+            weights = None
+            if uris.initial_weights_uri:
+                weights, identity["initial_weights"] = stack.enter_context(
+                    local_weights(uris.initial_weights_uri, config.initial_weights_sha256)
+                )
+            recovery = stack.enter_context(_recovery(identity, uris, config, exporter))
+            if distributed.is_main():
+                stack.enter_context(exporter.serving())
             # Asked again: while we waited for the claim, its holder may have finished.
             finished = distributed.from_main(lambda: _read_finished(uris, config))
             if finished is not None:
                 recovery.is_over = True
                 return finished
-            pretrained = pretrain_from(source, config, recovery, exporter)
+            pretrained = pretrain_from(source, config, recovery, exporter, weights)
             metrics = _measure(pretrained, source, config)
+            if weights is not None:
+                metrics["initial_weights_sha256"] = identity["initial_weights"]
             if distributed.is_main():
                 _publish(uris, config, pretrained, metrics)
             recovery.is_over = True
@@ -104,9 +115,8 @@ def _what_counts(settings: Mapping[str, Any], config: PretrainConfig) -> dict[st
 
 
 def _recovery(
-    dataset: PackedDataset, uris: PretrainUris, config: PretrainConfig, exporter: Exporter
+    identity: Mapping[str, Any], uris: PretrainUris, config: PretrainConfig, exporter: Exporter
 ) -> AbstractContextManager[Recovery]:
-    identity = {**_what_counts(config.to_json(), config), "dataset": dataset.digest}
     return recovery_of(
         join_uri(uris.out_uri, CHECKPOINTS_FOLDER),
         "pretrain",
@@ -137,7 +147,9 @@ def _run_in_workers(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any
             f"each worker needs a GPU of its own, got {config.workers} workers for {devices} "
             f"GPUs: set workers to {devices} or less"
         )
-    addresses = ("--dataset-uri", uris.dataset_uri, "--out-uri", uris.out_uri)
+    addresses = ["--dataset-uri", uris.dataset_uri, "--out-uri", uris.out_uri]
+    if uris.initial_weights_uri:
+        addresses += ["--initial-weights-uri", uris.initial_weights_uri]
     arguments = ["pretrain", *addresses, "--config", json.dumps(config.to_json())]
     launch(arguments, config.workers, config.restarts)
     return cast(

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.data.stream import ArrayStream
 from sightline.encoders import Encoder, EncoderSpec, build_encoder
+from sightline.encoders.files import load_weights
 from sightline.pretrain.batches import Batch, ImageBatches, load_batches
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.head import ProjectionHead
@@ -82,6 +84,7 @@ def pretrain(
     images: Sequence[NDArray[np.uint8]],
     config: PretrainConfig,
     groups: Sequence[str] = (),
+    initial_weights: Path | None = None,
 ) -> Pretrained:
     """Learn an encoder from unlabelled images (SimCLR, Chen et al. 2020, arXiv:2002.05709).
 
@@ -92,13 +95,14 @@ def pretrain(
         images: Pixels, each (height, width, 3), RGB, 0..255, of any size.
         config: The settings; `PretrainConfig()` is preset `seed`.
         groups: Each image's group; needed where `exclude_group_negatives` is on.
+        initial_weights: A file of the encoder's weights to start from, instead of random ones.
 
     Returns:
         The encoder on the CPU in eval mode, and the history; the projection head is thrown away.
 
     Raises:
-        UserError: If there are fewer images than a batch, needed groups are missing, or the loss
-            is no longer a number.
+        UserError: If there are fewer images than a batch, needed groups are missing, the initial
+            weights do not fit, or the loss is no longer a number.
     """
     _require_groups(groups, len(images), config)
     source = ArrayStream(
@@ -108,7 +112,7 @@ def pretrain(
         seed=config.seed,
         lanes=config.lanes,
     )
-    return pretrain_from(source, config)
+    return pretrain_from(source, config, initial_weights=initial_weights)
 
 
 def pretrain_from(
@@ -116,6 +120,7 @@ def pretrain_from(
     config: PretrainConfig,
     recovery: Recovery | None = None,
     exporter: Exporter | None = None,
+    initial_weights: Path | None = None,
 ) -> Pretrained:
     """Learn an encoder as `pretrain` does, from images that are read while it learns.
 
@@ -125,6 +130,7 @@ def pretrain_from(
         recovery: Where the training is saved, and goes on if it was saved before; on a CPU it
             then computes the same bits as one that was never interrupted.
         exporter: What serves the numbers of the running training.
+        initial_weights: As for `pretrain`.
 
     Raises:
         UserError: If there are fewer images than a batch, an image cannot be read, the loss or a
@@ -139,7 +145,7 @@ def pretrain_from(
             f"add images to the train split{way_out}"
         )
     watch = TrainingWatch(config, source.steps_per_epoch, exporter or Exporter())
-    training = _Training(source, config, watch)
+    training = _Training(source, config, watch, initial_weights)
     if recovery is not None and (state := recovery.load()) is not None:
         training.restore(state)
     batches = load_batches(
@@ -164,11 +170,19 @@ def pretrain_from(
 class _Training:
     """Everything that changes while an encoder learns; its state is what a checkpoint holds."""
 
-    def __init__(self, source: ImageBatches, config: PretrainConfig, watch: TrainingWatch) -> None:
+    def __init__(
+        self,
+        source: ImageBatches,
+        config: PretrainConfig,
+        watch: TrainingWatch,
+        initial_weights: Path | None,
+    ) -> None:
         self._config = config
         self._steps_per_epoch = source.steps_per_epoch
         self.device = pick_device()
         network = ContrastiveNetwork(config)
+        if initial_weights is not None:
+            load_weights(network.encoder, initial_weights)
         if config.batch_norm == "synchronised" and distributed.world_size() > 1:
             synchronise_batch_norms(network)
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
