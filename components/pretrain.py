@@ -9,6 +9,8 @@ from components import images
 def pretrain(
     run: str,
     dataset_uri: str,
+    labels_uri: str,
+    initial_weights_uri: str,
     seed: int,
     workers: int,
     settings: dict,
@@ -18,7 +20,12 @@ def pretrain(
     """Learn an encoder from unlabelled images with SimCLR."""
     from sightline.pipeline_step import run_pipeline_step
 
+    uris = {
+        "dataset_uri": dataset_uri,
+        "labels_uri": labels_uri,
+        "initial_weights_uri": initial_weights_uri,
+    }
     own = {"seed": seed, "workers": workers}
-    step = run_pipeline_step("pretrain", run, {"dataset_uri": dataset_uri}, settings, own, storage)
+    step = run_pipeline_step("pretrain", run, uris, settings, own, storage)
     step.show(metrics=metrics)
     return step.uri

@@ -123,7 +123,8 @@ def _plan(given: argparse.Namespace, problems: list[str]) -> Plan:
     problems = [*problems, *misread]
     for step, values in assigned.items():
         settings[step] = {**settings.get(step, {}), **values}
-    data = {f"data_{kind}": getattr(given, kind) for kind in ("images", "labels", "boxes", "table")}
+    kinds = ("images", "labels", "boxes", "table", "initial_weights")
+    data = {f"data_{kind}": getattr(given, kind) for kind in kinds}
     own = {name: getattr(given, name) for name in OWN_PARAMETERS}
     own = {name: value for name, value in own.items() if value is not None}
     return make_plan(given.out, given.run_id, data, given.preset, own, settings, problems)
@@ -156,6 +157,9 @@ def _run_parser() -> _Parser:
     data.add_argument("--labels", default="", metavar="FOLDER", help="one folder of images a class")
     data.add_argument("--boxes", default="", metavar="FOLDER", help="images and YOLO label files")
     data.add_argument("--table", default="", metavar="FILE", help="CSV: name, group, split")
+    data.add_argument(
+        "--initial-weights", default="", metavar="FILE", help="weights to pretrain from (.pth)"
+    )
     run = parser.add_argument_group("run")
     run.add_argument(
         "--out",

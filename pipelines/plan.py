@@ -24,7 +24,7 @@ DATA = {
     "data_boxes": "boxes_uri",
     "data_table": "table_uri",
 }
-"""The pipeline's data parameters, and the addresses of step prepare that they become."""
+"""The pipeline's data parameters that become addresses of step prepare, and those."""
 
 STORAGE = "storage"
 """What settings of storage are named after where others are named after their step."""
@@ -64,7 +64,11 @@ class Plan:
 
     def describe(self) -> str:
         """Return what is going to happen, for a person to read before it does."""
-        given = [f"{name.removeprefix('data_')} {uri}" for name, uri in self.data.items() if uri]
+        given = [
+            f"{name.removeprefix('data_').replace('_', ' ')} {uri}"
+            for name, uri in self.data.items()
+            if uri
+        ]
         lines = [f"run {self.run_id}, preset {self.preset}", f"  reads     {'; '.join(given)}"]
         lines.append(f"  writes    {self.run_uri}")
         if reached := _changed(self.storage, "seed"):
@@ -217,8 +221,9 @@ def _address_problems(out: str, data: Mapping[str, str], ask_stores: bool) -> li
             refused[str(error)] = ["--out"]
     for name, uri in data.items():
         if uri and (ask_stores or _is_local(uri)):
-            flag = "--" + name.removeprefix("data_")
-            kind = "file" if name == "data_table" else "folder"
+            flag = "--" + name.removeprefix("data_").replace("_", "-")
+            is_file = name == "data_table" or uri.endswith(".pth")
+            kind = "file" if is_file else "folder"
             try:
                 if not _is_there(uri, kind):
                     problems.append(f"{flag} needs a {kind} that can be read, got {uri}")
@@ -226,7 +231,7 @@ def _address_problems(out: str, data: Mapping[str, str], ask_stores: bool) -> li
                 refused.setdefault(str(error), []).append(flag)
     problems += (f"{', '.join(flags)}: {reason}" for reason, flags in refused.items())
     try:
-        uris = {DATA[name]: uri for name, uri in data.items()}
+        uris = {address: data.get(name, "") for name, address in DATA.items()}
         PrepareUris.from_values({**uris, "store_uri": "store", "out_uri": "out"})
     except SettingsError as error:
         problems.append(str(error))

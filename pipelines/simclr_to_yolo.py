@@ -27,6 +27,7 @@ def simclr_to_yolo(
     data_labels: str = "",
     data_boxes: str = "",
     data_table: str = "",
+    data_initial_weights: str = "",
     run_id: str = "",
     seed: int = 0,
     workers: int = PretrainConfig().workers,
@@ -53,6 +54,8 @@ def simclr_to_yolo(
         data_boxes: Folder of images and YOLO label files, for the detector; empty: none.
         data_table: CSV with the columns name, group, split that fixes groups and splits; empty:
             none.
+        data_initial_weights: Weights that pretraining starts from, a .pth file or a pretrain step's
+            folder; empty: random.
         run_id: Name of the run's folder under <out>/runs; empty: KFP's own id of the run.
         seed: Seed of every training and of what is drawn from its results; the splits have their
             own, split_seed in settings_prepare, and stay.
@@ -89,6 +92,8 @@ def simclr_to_yolo(
     encoder = pretrain(
         run=run,
         dataset_uri=images,
+        labels_uri=labels,
+        initial_weights_uri=data_initial_weights,
         seed=seed,
         workers=workers,
         settings=settings_pretrain,

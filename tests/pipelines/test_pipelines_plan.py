@@ -273,3 +273,13 @@ def test_server_that_gives_no_answer_ends_with_1_and_one_line(s3_bucket, monkeyp
     assert main([*given, "--set", "storage.s3_retries=0"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("pipelines: try later: ")
+
+
+def test_weights_to_start_from_are_looked_for_and_handed_on(tmp_path):
+    data = {"data_images": "images", "data_initial_weights": "weights.pth"}
+    with pytest.raises(SettingsError, match="--initial-weights needs a file that can be read"):
+        plan(tmp_path / "out", data)
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    found = plan(tmp_path / "out", data)
+    assert found.arguments()["data_initial_weights"] == str(tmp_path / "weights.pth")
+    assert f"initial weights {tmp_path / 'weights.pth'}" in found.describe()

@@ -1,5 +1,7 @@
+import csv
 import struct
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from tensorboardX.proto.event_pb2 import Event
 
 from sightline.config import UserError
+from sightline.data import open_dataset
+from sightline.data.labelled import read_labelled
 from sightline.data.stream import ArrayStream
+from sightline.encoders import encode_images, load_encoder
 from sightline.pretrain import PretrainConfig, pretrain
+from sightline.pretrain.config import PretrainUris
+from sightline.pretrain.probe import NeighbourProbe
+from sightline.pretrain.run import run
 from sightline.pretrain.train import effective_rank, embedding_std, pretrain_from
+from sightline.scoring.neighbours import knn_predict
 from sightline.telemetry.exporter import Exporter
 
 
@@ -115,3 +124,39 @@ def test_prometheus_can_ask_a_training_how_it_goes(noise_images, tiny_config, mo
     assert found["sightline_train_step_duration_seconds_count"] == 4
     assert found["sightline_embedding_std"] == pretrained.embedding_std
     assert found["sightline_train_gradient_norm"] > 0
+
+
+def test_knn_accuracy_is_looked_at_and_changes_no_bit(labelled_dataset, tiny_settings, tmp_path):
+    dataset = open_dataset(labelled_dataset)
+    results = {}
+    for every in (0, 2):
+        config = PretrainConfig.from_values({**tiny_settings, "epochs": 4, "knn_epochs": every})
+        out = str(tmp_path / str(every))
+        uris = PretrainUris(dataset_uri=labelled_dataset, labels_uri=labelled_dataset, out_uri=out)
+        run(uris, config)
+        results[every] = Path(out)
+    weights = [(folder / "simclr_backbone.pth").read_bytes() for folder in results.values()]
+    assert weights[0] == weights[1]
+    rows = [
+        list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+        for folder in results.values()
+    ]
+    assert [row["knn_accuracy"] for row in rows[0]] == [""] * 4
+    found = [row["knn_accuracy"] for row in rows[1]]
+    assert (found[0], found[2]) == ("", "")
+    # The last look was at the encoder that was published.
+    encoder = load_encoder(str(results[2]))
+    train, val = (read_labelled(dataset, split, "test") for split in ("train", "val"))
+    votes = knn_predict(
+        encode_images(encoder, train.images), train.labels, encode_images(encoder, val.images), 3
+    )
+    assert float(found[3]) == (votes.argmax(axis=1) == val.labels).mean()
+
+
+def test_of_large_splits_the_same_few_images_are_looked_at(labelled_dataset, monkeypatch):
+    monkeypatch.setattr("sightline.pretrain.probe.MAX_TRAIN", 9)
+    monkeypatch.setattr("sightline.pretrain.probe.MAX_VAL", 5)
+    one, other = (NeighbourProbe(open_dataset(labelled_dataset)) for _ in range(2))
+    assert (len(one._train), len(one._val)) == (9, 5)
+    assert one._train.names == other._train.names
+    assert {sample.split for sample in one._train.samples} == {"train"}

@@ -7,15 +7,13 @@ from sightline.lazy import lazy_exports
 if TYPE_CHECKING:
     from sightline.evaluate.config import EvaluateConfig
     from sightline.evaluate.linear import linear_evaluation, train_linear
-    from sightline.evaluate.neighbours import knn_predict
 
-__all__ = ["EvaluateConfig", "knn_predict", "linear_evaluation", "train_linear"]
+__all__ = ["EvaluateConfig", "linear_evaluation", "train_linear"]
 
 __getattr__ = lazy_exports(
     __name__,
     {
         "EvaluateConfig": "config",
-        "knn_predict": "neighbours",
         "linear_evaluation": "linear",
         "train_linear": "linear",
     },

@@ -9,8 +9,8 @@ from sightline.data.labelled import LabelledImages
 from sightline.evaluate.config import EvaluateConfig
 from sightline.evaluate.features import Features
 from sightline.evaluate.linear import LinearTraining, train_linear
-from sightline.evaluate.neighbours import knn_predict
 from sightline.scoring import majority_probabilities, nearest_neighbour_probabilities
+from sightline.scoring.neighbours import knn_predict
 from sightline.telemetry import announce, count
 
 NETWORK_OF_LINEAR = {"linear": "pretrained", "linear_random": "random"}

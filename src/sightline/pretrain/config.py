@@ -23,6 +23,10 @@ class PretrainUris(StepUris):
     """Data set version that prepare packed; only its train split is read. Empty: no images were
     given, and the step publishes that it was skipped."""
 
+    labels_uri: str = ""
+    """Labelled data set that prepare packed: every knn_epochs epochs, kNN accuracy on its val split
+    is shown. It chooses nothing. Empty: none."""
+
     initial_weights_uri: str = ""
     """Weights of the encoder to start from: a .pth file, such as torchvision's ImageNet weights or
     a notebook's own simclr_backbone.pth, or a finished pretrain step. Empty: random."""
@@ -169,6 +173,9 @@ class PretrainConfig(StepConfig):
     """Processes that draw views for each worker. 0 draws them in the worker itself; -1 chooses: 0
     without a GPU, where the network uses all cores, else the machine's cores per worker."""
 
+    knn_epochs: Annotated[int, Field(ge=0)] = 10
+    """After every how many epochs kNN accuracy is shown, where labels are given; 0: never."""
+
     checkpoint_minutes: Annotated[float, Field(gt=0, le=1440)] = 4.0
     """Longest training time in minutes between two checkpoints; each epoch's end and a SIGTERM
     save one, too. Started again with the same out_uri, training goes on from the last."""
@@ -190,6 +197,7 @@ class PretrainConfig(StepConfig):
         {
             "cache_mib",
             "checkpoint_minutes",
+            "knn_epochs",
             "loader_processes",
             "restarts",
             "stall_minutes",

@@ -14,6 +14,7 @@ from sightline.encoders import save_encoder
 from sightline.encoders.files import local_weights
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.curves import draw_curves, write_history, write_steps
+from sightline.pretrain.probe import NeighbourProbe
 from sightline.pretrain.temperature import temperature_figure
 from sightline.pretrain.train import Pretrained, pretrain_from
 from sightline.storage import (
@@ -84,7 +85,10 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
             if finished is not None:
                 recovery.is_over = True
                 return finished
-            pretrained = pretrain_from(source, config, recovery, exporter, weights)
+            probe = None
+            if uris.labels_uri and config.knn_epochs and distributed.is_main():
+                probe = NeighbourProbe(open_dataset(uris.labels_uri))
+            pretrained = pretrain_from(source, config, recovery, exporter, weights, probe)
             metrics = _measure(pretrained, source, config)
             if weights is not None:
                 metrics["initial_weights_sha256"] = identity["initial_weights"]
@@ -148,6 +152,8 @@ def _run_in_workers(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any
             f"GPUs: set workers to {devices} or less"
         )
     addresses = ["--dataset-uri", uris.dataset_uri, "--out-uri", uris.out_uri]
+    if uris.labels_uri:
+        addresses += ["--labels-uri", uris.labels_uri]
     if uris.initial_weights_uri:
         addresses += ["--initial-weights-uri", uris.initial_weights_uri]
     arguments = ["pretrain", *addresses, "--config", json.dumps(config.to_json())]

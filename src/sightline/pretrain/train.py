@@ -24,6 +24,7 @@ from sightline.pretrain.batches import Batch, ImageBatches, load_batches
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.loss import chance_loss, nt_xent_loss
+from sightline.pretrain.probe import NeighbourProbe
 from sightline.pretrain.watch import EpochRecord, StepRecord, TrainingWatch
 from sightline.telemetry.exporter import Exporter
 from sightline.training import distributed
@@ -121,6 +122,7 @@ def pretrain_from(
     recovery: Recovery | None = None,
     exporter: Exporter | None = None,
     initial_weights: Path | None = None,
+    probe: NeighbourProbe | None = None,
 ) -> Pretrained:
     """Learn an encoder as `pretrain` does, from images that are read while it learns.
 
@@ -131,6 +133,7 @@ def pretrain_from(
             then computes the same bits as one that was never interrupted.
         exporter: What serves the numbers of the running training.
         initial_weights: As for `pretrain`.
+        probe: Labelled images on which rank 0 looks at the encoder every `knn_epochs` epochs.
 
     Raises:
         UserError: If there are fewer images than a batch, an image cannot be read, the loss or a
@@ -157,7 +160,7 @@ def pretrain_from(
             training.take_step(batch)
             if training.step < source.steps_per_epoch and recovery is not None:
                 recovery.after_step(training.state, training.global_step, epoch_ends=False)
-        training.end_epoch()
+        training.end_epoch(probe)
         # Before the last epoch's end is saved the result itself is there, a moment later.
         if recovery is not None and training.epoch <= config.epochs:
             recovery.after_step(training.state, training.global_step, epoch_ends=True)
@@ -288,7 +291,7 @@ class _Training:
         self._step_losses.append(value)
         self.step += 1
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, probe: NeighbourProbe | None) -> None:
         """Note how the epoch went, and begin the next.
 
         Raises:
@@ -306,6 +309,7 @@ class _Training:
             embedding_std=embedding_std(everyones),
             effective_rank=effective_rank(everyones),
             seconds=seconds,
+            knn_accuracy=self._look(probe),
         )
         self._history.append(record)
         self._require_spread(record)
@@ -319,6 +323,12 @@ class _Training:
         _require_finite_weights(encoder, self._config)
         chance = self._chance_sum / self.global_step
         return Pretrained(encoder, self._history, self._step_losses, chance)
+
+    def _look(self, probe: NeighbourProbe | None) -> float | None:
+        every = self._config.knn_epochs
+        if probe is None or not every or self.epoch % every:
+            return None
+        return probe.accuracy(self.network.encoder, self.device)
 
     def _require_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):

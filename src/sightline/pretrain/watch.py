@@ -36,6 +36,8 @@ class EpochRecord:
     effective_rank: float
     """Directions that the last step's projections fill, 1 to projection_out."""
     seconds: float
+    knn_accuracy: float | None = None
+    """kNN accuracy on labelled val images, 0..1; only after every `knn_epochs` epochs."""
 
 
 @dataclass(frozen=True)
@@ -130,25 +132,27 @@ class TrainingWatch:
         spent = time.monotonic() - self._start
         epochs = self._config.epochs
         left = spent / self._done * self._steps_per_epoch * (epochs - record.epoch)
+        knn = "" if record.knn_accuracy is None else f"kNN {record.knn_accuracy:.1%}  "
         announce(
             _STEP,
             f"epoch {record.epoch}/{epochs}  loss {record.loss:.3f}  "
             f"lr {record.learning_rate:.2e}  {record.images_per_second:.0f} images/s  "
             f"{record.data_wait_ratio:.0%} waiting  std {record.embedding_std:.2f}  "
-            f"rank {record.effective_rank:.0f}  {format_duration(left)} left",
+            f"rank {record.effective_rank:.0f}  {knn}{format_duration(left)} left",
         )
         self._exporter.set(m.EMBEDDING_STD, record.embedding_std, _STEP)
         self._exporter.set(m.EMBEDDING_EFFECTIVE_RANK, record.effective_rank, _STEP)
-        self._write(
-            global_step,
-            {
-                "epoch/loss": record.loss,
-                "epoch/images_per_second": record.images_per_second,
-                "epoch/data_wait_ratio": record.data_wait_ratio,
-                "epoch/embedding_std": record.embedding_std,
-                "epoch/effective_rank": record.effective_rank,
-            },
-        )
+        values = {
+            "epoch/loss": record.loss,
+            "epoch/images_per_second": record.images_per_second,
+            "epoch/data_wait_ratio": record.data_wait_ratio,
+            "epoch/embedding_std": record.embedding_std,
+            "epoch/effective_rank": record.effective_rank,
+        }
+        if record.knn_accuracy is not None:
+            values["epoch/knn_accuracy"] = record.knn_accuracy
+            self._exporter.set(m.EMBEDDING_KNN_ACCURACY, record.knn_accuracy, _STEP)
+        self._write(global_step, values)
         if self._writer is not None:
             self._writer.flush()
 

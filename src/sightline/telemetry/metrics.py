@@ -64,6 +64,12 @@ EMBEDDING_STD = Metric(
 EMBEDDING_EFFECTIVE_RANK = Metric(
     "sightline_embedding_effective_rank", "gauge", "Directions that projections fill.", ("step",)
 )
+EMBEDDING_KNN_ACCURACY = Metric(
+    "sightline_embedding_knn_accuracy_ratio",
+    "gauge",
+    "kNN accuracy of the frozen encoder on labelled val images, 0 to 1.",
+    ("step",),
+)
 CHECKPOINT_SAVED_AT = Metric(
     "sightline_checkpoint_last_save_timestamp_seconds",
     "gauge",

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sightline.evaluate import knn_predict
+from sightline.scoring.neighbours import knn_predict
 
 # Three labelled directions in the plane, 0, 60 and 90 degrees away from the first axis.
 BANK = np.array([[1, 0], [0.5, math.sqrt(3) / 2], [0, 1]], dtype=np.float32)
