@@ -24,6 +24,7 @@ HISTORY = [
         embedding_std=0.6,
         effective_rank=12.0,
         seconds=1.0,
+        knn_accuracy=0.7,
     ),
 ]
 CHANCE = math.log(31)
@@ -33,6 +34,8 @@ def test_the_table_has_a_line_an_epoch(tmp_path):
     write_history(HISTORY, tmp_path / "history.csv")
     with (tmp_path / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    # Nobody looked at kNN accuracy after the first epoch.
+    assert [row.pop("knn_accuracy") for row in rows] == ["", "0.7"]
     assert [{name: float(value) for name, value in row.items()} for row in rows] == [
         {
             "epoch": 1,
