@@ -11,6 +11,7 @@ from sightline.encoders import load_encoder
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.run import run
 from sightline.storage.artifacts import sha256_of
+from sightline.training.recovery import recovery_of
 
 
 @pytest.fixture
@@ -162,3 +163,23 @@ def test_weights_of_another_network_are_refused(labelled_dataset, tiny_settings,
         first_step_from(labelled_dataset, tiny_settings, tmp_path / "out", str(path))
     with pytest.raises(UserError, match="no weights file at"):
         first_step_from(labelled_dataset, tiny_settings, tmp_path / "out", str(path) + "x.pth")
+
+
+def test_what_is_refused_when_a_training_goes_on_costs_no_checkpoint(
+    labelled_dataset, tiny_settings, tmp_path
+):
+    config = PretrainConfig.from_values(tiny_settings)
+    out = tmp_path / "out"
+    uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(out))
+    folder = out / "checkpoints"
+    with recovery_of(str(folder), "pretrain", {}, {}, every_seconds=60) as recovery:
+        recovery.checkpoints.save({"step": 1}, 1, wait=True)
+    before = {path.name for path in folder.glob("step-*")}
+    assert len(before) == 2
+    for refused in (
+        uris.model_copy(update={"labels_uri": str(tmp_path / "nowhere")}),
+        uris,  # the checkpoint is of other settings
+    ):
+        with pytest.raises(UserError):
+            run(refused, config)
+        assert {path.name for path in folder.glob("step-*")} == before

@@ -58,7 +58,7 @@ def test_without_any_there_is_none(uri):
     checkpoints = checkpoints_at(uri)
     checkpoints.take_over()
     assert checkpoints.latest() is None
-    assert not checkpoints.are_there
+    assert checkpoints.are_none
 
 
 def test_the_latest_comes_back_and_three_are_kept(uri):

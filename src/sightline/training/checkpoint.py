@@ -83,6 +83,7 @@ class Checkpoints:
         self._exporter = exporter or Exporter()
         self._pointer: bytes | None = None
         self._kept: list[str] = []
+        self._is_taken_over = False
         self._saving: threading.Thread | None = None
         self._failure: Exception | None = None
         self.fallbacks = 0
@@ -99,6 +100,7 @@ class Checkpoints:
         self._pointer = self._read_pointer()
         self._kept = self._names(self._pointer)
         self._move_pointer(self._kept)
+        self._is_taken_over = True
         for entry in list(self._storage.list_unfinished()):
             self._storage.delete_unfinished(entry)
         for entry in list(self._storage.list("step-")):
@@ -239,9 +241,9 @@ class Checkpoints:
             raise failure
 
     @property
-    def are_there(self) -> bool:
-        """Whether the pointer names any."""
-        return bool(self._kept)
+    def are_none(self) -> bool:
+        """Whether it is known that there are none; before `take_over` nothing is known."""
+        return self._is_taken_over and not self._kept
 
     def _store(self, path: Path, global_step: int) -> None:
         manifest = _to_json(

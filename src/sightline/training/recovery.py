@@ -40,6 +40,13 @@ class Recovery:
         self.is_over = False
         """Whether the result is published, so that nothing needs to be kept."""
 
+    def take_over(self) -> None:
+        """Look what an earlier process has left, and make it ours; in rank 0."""
+        try:
+            self.checkpoints.take_over()
+        except LostRunError as error:
+            raise AlreadyRunningError(str(error)) from None
+
     def load(self) -> dict[str, Any] | None:
         """Return the state of the latest checkpoint, in every process; None: start anew.
 
@@ -96,10 +103,6 @@ class Recovery:
         self._saved_at = time.monotonic()
 
     def _find_latest(self) -> str | None:
-        try:
-            self.checkpoints.take_over()
-        except LostRunError as error:
-            raise AlreadyRunningError(str(error)) from None
         latest = self.checkpoints.latest()
         if latest is None:
             return None
@@ -138,9 +141,10 @@ def recovery_of(
     try:
         with noticed_sigterm() as sigterm:
             recovery = Recovery(step, checkpoints, claim, sigterm, every_seconds)
+            distributed.from_main(recovery.take_over)
             yield recovery
     finally:
-        if claim and claim.give_back() and (recovery.is_over or not checkpoints.are_there):
+        if claim and claim.give_back() and (recovery.is_over or checkpoints.are_none):
             storage.clear()
 
 
