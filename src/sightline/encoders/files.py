@@ -77,27 +77,26 @@ def local_weights(uri: str, sha256: str = "") -> Iterator[tuple[Path, str]]:
     Raises:
         UserError: If there is none, or its sha256 is another.
     """
+    in_name = _DIGEST_IN_NAME.search(uri)
+    expected = sha256.lower() or (in_name[1] if in_name else "")
+    with _weights_file(uri) as path:
+        found = sha256_of(path)
+        if not found.startswith(expected):
+            raise UserError(
+                f"the weights at {uri} have another sha256: expected {expected}, got {found}; "
+                "fetch them again from where they were published, or correct "
+                "initial_weights_sha256"
+            )
+        yield path, found
+
+
+@contextmanager
+def _weights_file(uri: str) -> Iterator[Path]:
     if uri.endswith(".pth"):
-        in_name = _DIGEST_IN_NAME.search(uri)
-        expected = sha256 or (in_name[1] if in_name else "")
         with _local_file(uri) as path:
-            found = sha256_of(path)
-            if not found.startswith(expected.lower()):
-                raise _other_weights(uri, found, expected)
-            yield path, found
-        return
-    path = fetch_artifacts(uri, [BACKBONE_FILE]) / BACKBONE_FILE
-    found = sha256_of(path)
-    if not found.startswith(sha256.lower()):
-        raise _other_weights(uri, found, sha256)
-    yield path, found
-
-
-def _other_weights(uri: str, found: str, expected: str) -> UserError:
-    return UserError(
-        f"the weights at {uri} have another sha256: expected {expected}, got {found}; fetch them "
-        "again from where they were published, or correct initial_weights_sha256"
-    )
+            yield path
+    else:
+        yield fetch_artifacts(uri, [BACKBONE_FILE]) / BACKBONE_FILE
 
 
 @contextmanager

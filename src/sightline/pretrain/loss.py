@@ -60,6 +60,7 @@ def nt_xent_loss(
         exact = pairs if pairs.dtype == torch.float64 else pairs.float()
         views = F.normalize(exact, dim=2).flatten(0, 1)
         everyones = None if groups is None else distributed.all_gather(groups)
+        # torch gives `apply` no types.
         return _ContrastiveCost.apply(views, temperature, everyones)  # type: ignore[no-any-return]
 
 

@@ -188,6 +188,7 @@ class _Training:
             load_weights(network.encoder, initial_weights)
         if config.batch_norm == "synchronised" and distributed.world_size() > 1:
             synchronise_batch_norms(network)
+        # torch's stubs know no `to` with both a device and a layout, and no types of `backward`.
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._trained = distributed.data_parallel(self.network, self.device)
         self._optimizer = build_optimizer(
