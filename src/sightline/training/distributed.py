@@ -20,6 +20,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
+# gloo raises plain RuntimeErrors. Most name its source file; those that a pair of processes is
+# closed with do not (gloo/transport/tcp/pair.cc).
+_GLOO_LOST = (
+    "gloo",
+    "Application timeout caused pair closure",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connect timeout",
+    "Read error",
+    "Socket closed",
+    "Timed out waiting",
+    "Write error",
+)
+
 
 def started_by_torchrun() -> bool:
     """Say whether this process is one of several that torchrun started."""
@@ -90,9 +104,9 @@ def from_main(work: Callable[[], T]) -> T:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Say whether an error means that another process ended or does not answer."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and "gloo" in str(error)
-    )
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _GLOO_LOST)
 
 
 def all_gather(tensor: Tensor) -> Tensor:
