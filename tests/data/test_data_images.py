@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.data.images import ImageError, decode_image, read_file
+from sightline.data.images import ImageError, decode_as_stored, decode_image, read_file
 
 CORNERS = np.array([[0, 80, 160], [240, 40, 120]], dtype=np.uint8)
 
@@ -264,3 +264,19 @@ def test_animated_image_is_refused_with_its_count(file_format):
 )
 def test_file_that_is_no_image_is_told_by_what_it_is(content, said):
     assert said in refused(content)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(("mode", "shape"), [("L", (5, 7)), ("RGB", (5, 7, 3))])
+def test_an_image_stored_as_gray_is_decoded_to_one_channel_and_a_colour_one_to_three(
+    kind, mode, shape
+):
+    buffer = io.BytesIO()
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8), mode).save(buffer, kind)
+    found = decode_as_stored(buffer.getvalue())
+    assert found.shape == shape
+    expected = decode_image(buffer.getvalue())
+    np.testing.assert_array_equal(
+        found if mode == "RGB" else np.stack([found] * 3, axis=2), expected
+    )

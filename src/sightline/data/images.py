@@ -26,7 +26,7 @@ from sightline.data.headers import JPEG_START, describe_start, is_dicom, read_si
 from sightline.data.intensities import find_levels, window_percentiles
 from sightline.data.png import check_png, png_depth
 
-__all__ = ["CheckedImage", "ImageError", "decode_image", "read_file"]
+__all__ = ["CheckedImage", "ImageError", "decode_as_stored", "decode_image", "read_file"]
 
 # Nothing else is tried: Pillow's EPS reader, for one, starts another program.
 _FORMATS = ("PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG")
@@ -53,6 +53,21 @@ def decode_image(content: bytes) -> NDArray[np.uint8]:
         return pixels
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def decode_as_stored(content: bytes) -> NDArray[np.uint8]:
+    """Return what `decode_image` does, but of an image stored as gray one channel.
+
+    Returns:
+        Shape (height, width, 3), RGB, or (height, width), gray; 0..255.
+    """
+    if content.startswith(JPEG_START):
+        if simplejpeg.decode_jpeg_header(content)[2] != "Gray":
+            return decode_image(content)
+        gray: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace="GRAY")
+        return gray[:, :, 0]
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
 
 
 def read_file(

@@ -1,99 +1,46 @@
-"""SimCLR's random views, drawn by torchvision from a stream of their own for every view."""
+"""SimCLR's random views: each a pure function of seed, epoch, image and view."""
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
+from numpy.typing import NDArray
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision.transforms import v2
-
-from sightline.data import derived_seed
+from sightline.pretrain.appearance import paint
 from sightline.pretrain.config import PretrainConfig
+from sightline.pretrain.exact_views import ExactViews
+from sightline.pretrain.fast_views import FastViews
 
 
 class SimCLRViews:
-    """Two views of an image, each a pure function of seed, epoch, image and view.
+    """Two views of an image, drawn as the setting `augmentation` says.
 
-    The draws come from `derived_seed(seed, epoch, image, view)`, so the views are the same
-    whatever the number of processes that draw them, and after a restart.
+    All randomness comes from (seed, epoch, image, view), so the views are the same whatever the
+    number of processes that draw them, and after a restart.
     """
 
     def __init__(self, config: PretrainConfig) -> None:
-        self._seed = config.seed
-        self._transform = build_view_transform(config)
+        self._draw = ExactViews(config) if config.augmentation == "exact" else _PaintedViews(config)
 
-    def __call__(self, image: Tensor, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        """Return two views, (3, image_size, image_size) in 0..1, of an image (3, H, W) of uint8.
+    def __call__(
+        self, image: NDArray[np.uint8], epoch: int, index: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return two views, shape (image_size, image_size, 3), RGB, 0..255.
 
         Args:
-            image: Pixels 0..255.
+            image: Shape (height, width, 3), RGB, or (height, width), gray; 0..255.
             epoch: The epoch, counted from 1.
             index: The image's place in the data set.
         """
-        first, second = (self._view(image, epoch, index, view) for view in (0, 1))
+        first, second = (self._draw(image, epoch, index, view) for view in (0, 1))
         return first, second
 
-    def _view(self, image: Tensor, epoch: int, index: int, view: int) -> Tensor:
-        # torchvision draws from the global generator and takes no other. The accelerators'
-        # generators stay as they are, which torch.manual_seed would not leave them.
-        before = torch.get_rng_state()
-        try:
-            torch.default_generator.manual_seed(derived_seed(self._seed, epoch, index, view))
-            return self._transform(image)  # type: ignore[no-any-return]
-        finally:
-            torch.set_rng_state(before)
 
+class _PaintedViews:
+    def __init__(self, config: PretrainConfig) -> None:
+        self._fast = FastViews(config)
+        self._kernel_px = config.blur_kernel_px
 
-def build_view_transform(config: PretrainConfig) -> v2.Compose:
-    """Return the settings' augmentations as torchvision's own transforms, in SimCLR's order.
-
-    It takes an image (3, H, W) of uint8 and gives (3, image_size, image_size) in 0..1; the
-    encoder applies the mean and standard deviation.
-    """
-    turn = [v2.RandomRotation(config.rotation_degrees, v2.InterpolationMode.BILINEAR)]
-    jitter = v2.ColorJitter(
-        config.jitter_brightness,
-        config.jitter_contrast,
-        config.jitter_saturation,
-        config.jitter_hue,
-    )
-    blur = SeparableGaussianBlur(
-        config.blur_kernel_px, (config.blur_sigma_min, config.blur_sigma_max)
-    )
-    return v2.Compose(
-        [
-            *(turn if config.rotation_degrees else []),
-            v2.RandomResizedCrop(
-                config.image_size, (config.crop_scale_min, config.crop_scale_max), antialias=True
-            ),
-            v2.RandomHorizontalFlip(config.flip_probability),
-            v2.RandomApply([jitter], config.jitter_probability),
-            v2.RandomGrayscale(config.grayscale_probability),
-            v2.RandomApply([blur], config.blur_probability),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-    )
-
-
-class SeparableGaussianBlur(v2.GaussianBlur):  # type: ignore[misc]
-    """torchvision's Gaussian blur as a row and a column: equal up to rounding.
-
-    A kernel of 23 px costs 46 products a pixel this way; torchvision takes all 529.
-    """
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Blur an image (3, H, W) of uint8 with the drawn standard deviation."""
-        sigma = params["sigma"][0]
-        side = self.kernel_size[0]
-        reach = side // 2
-        offsets = torch.linspace(-reach, reach, side)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-        kernel = kernel / kernel.sum()
-        channels = inpt.shape[0]
-        padded = F.pad(inpt.float()[None], [reach] * 4, mode="reflect")
-        weight = kernel.expand(channels, 1, 1, side)
-        rows = F.conv2d(padded, weight, groups=channels)
-        both = F.conv2d(rows, weight.transpose(2, 3), groups=channels)
-        return both[0].round_().clamp_(0, 255).to(inpt.dtype)
+    def __call__(
+        self, image: NDArray[np.uint8], epoch: int, index: int, view: int
+    ) -> NDArray[np.uint8]:
+        return paint(self._fast(image, epoch, index, view), self._kernel_px)

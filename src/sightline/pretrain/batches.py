@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sightline.config import UserError
 from sightline.data import derived_seed
-from sightline.data.images import decode_image
+from sightline.data.images import decode_as_stored
 from sightline.data.stream import StreamedImage
+from sightline.pretrain.appearance import paint_batch, stack_changes
 from sightline.pretrain.augment import SimCLRViews
 from sightline.pretrain.config import PretrainConfig
+from sightline.pretrain.fast_views import MAX_CHANGES, FastViews
 from sightline.training import distributed
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""First views, second views (N, 3, S, S) in 0..1, and the numbers of the images' groups (N,)."""
+"""First views, second views, uint8 (N, 3, S, S), and the numbers of the images' groups (N,)."""
 
 EpochImage = tuple[int, StreamedImage]
 """An epoch, counted from 1, and one of the images it sees."""
@@ -78,30 +82,66 @@ class TrainingOrder(Sampler[list[EpochImage]]):
                 yield [(epoch, image) for image in batch]
 
 
-class ViewDataset(Dataset[tuple[Tensor, Tensor, int]]):
-    """Two fresh views of each image, and its group's number.
+class DrawnViews(NamedTuple):
+    """The views of a batch as its loader leaves them."""
+
+    pixels: Tensor
+    """Shape (N, 2, S, S, 3), uint8."""
+    groups: Tensor
+    """Numbers of the images' groups, shape (N,)."""
+    changes: Tensor
+    """What is still to happen to their colours, shape (N, 2, K, 3, 4); empty: all is done."""
+    sigmas_px: Tensor
+    """Blur that is still to come, shape (N, 2); empty as `changes`."""
+
+
+class ViewDataset(Dataset[DrawnViews]):
+    """Two fresh views of each image of a batch, and the numbers of their groups.
 
     The batch sampler brings the stored bytes along, so that a loader's process decodes and
     draws, but opens no connection.
     """
 
-    def __init__(self, config: PretrainConfig) -> None:
-        self._views = SimCLRViews(config)
+    def __init__(self, config: PretrainConfig, paints: bool = True) -> None:
+        """Take the settings, and whether colours come here or later, by `paint_batch`."""
+        self._views = SimCLRViews(config) if paints else None
+        self._shapes = FastViews(config)
+        self._side = config.image_size
 
-    def __getitem__(self, key: EpochImage) -> tuple[Tensor, Tensor, int]:
-        epoch, (index, sample, content) = key
-        pixels = torch.from_numpy(decode_image(content).transpose(2, 0, 1).copy())
-        return (*self._views(pixels, epoch, index), group_number(sample.group))
+    def __getitem__(self, key: EpochImage) -> DrawnViews:
+        return self.__getitems__([key])
 
-    def __getitems__(self, keys: list[EpochImage]) -> list[tuple[Tensor, Tensor, int]]:
+    def __getitems__(self, keys: list[EpochImage]) -> DrawnViews:
         # Work on one small image is too short to be divided: on a busy machine two threads
         # that wait for each other cost 12 times the processor time of one.
-        threads = torch.get_num_threads()
+        threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
         torch.set_num_threads(1)
+        cv2.setNumThreads(1)
         try:
-            return [self[key] for key in keys]
+            return self._draw(keys)
         finally:
             torch.set_num_threads(threads)
+            cv2.setNumThreads(cv2_threads)
+
+    def _draw(self, keys: list[EpochImage]) -> DrawnViews:
+        pixels = np.empty((len(keys), 2, self._side, self._side, 3), np.uint8)
+        unpainted = 0 if self._views else len(keys)
+        changes = np.empty((unpainted, 2, MAX_CHANGES, 3, 4), np.float32)
+        sigmas = np.empty((unpainted, 2), np.float32)
+        for place, (epoch, (index, _, content)) in enumerate(keys):
+            image = decode_as_stored(content)
+            if self._views:
+                pixels[place] = self._views(image, epoch, index)
+                continue
+            for view in (0, 1):
+                shaped = self._shapes(image, epoch, index, view)
+                gray = shaped.pixels.ndim == 2
+                pixels[place, view] = shaped.pixels[:, :, None] if gray else shaped.pixels
+                changes[place, view] = stack_changes(shaped.changes, MAX_CHANGES)
+                sigmas[place, view] = shaped.sigma_px
+        groups = [group_number(image.sample.group) for _, image in keys]
+        arrays = (pixels, np.array(groups), changes, sigmas)
+        return DrawnViews(*map(torch.from_numpy, arrays))
 
 
 def group_number(name: str) -> int:
@@ -129,16 +169,35 @@ def load_batches(
         start_epoch=start_epoch,
         start_step=start_step,
     )
-    loader: DataLoader[tuple[Tensor, Tensor, int]] = DataLoader(
-        ViewDataset(config),
+    # On a GPU the network leaves the processor free for everything else that can be moved there.
+    paints = device.type == "cpu" or config.augmentation == "exact"
+    loader: DataLoader[DrawnViews] = DataLoader(
+        ViewDataset(config, paints),
         batch_sampler=order,
+        collate_fn=_as_drawn,
         num_workers=_loader_processes(config, device),
         pin_memory=device.type == "cuda",
     )
-    return _explained(iter(loader))
+    kernel_px = config.blur_kernel_px
+    return (_on_device(drawn, device, kernel_px) for drawn in _explained(iter(loader)))
 
 
-def _explained(batches: Iterator[Batch]) -> Iterator[Batch]:
+def _as_drawn(drawn: Any) -> Any:
+    return drawn  # a batch is drawn whole, so there is nothing to put together
+
+
+def _on_device(drawn: DrawnViews, device: torch.device, kernel_px: int) -> Batch:
+    pixels, groups, changes, sigmas = (part.to(device, non_blocking=True) for part in drawn)
+    first, second = (pixels[:, view].permute(0, 3, 1, 2) for view in (0, 1))
+    if len(changes):
+        first, second = (
+            paint_batch(views, changes[:, view], sigmas[:, view], kernel_px)
+            for view, views in enumerate((first, second))
+        )
+    return first, second, groups
+
+
+def _explained(batches: Iterator[DrawnViews]) -> Iterator[DrawnViews]:
     try:
         yield from batches
     except RuntimeError as error:

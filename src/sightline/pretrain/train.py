@@ -272,8 +272,9 @@ class _Training:
             UserError: If the loss or a gradient is not finite; then nothing has been changed.
         """
         config = self._config
-        first, second, groups = (part.to(self.device, non_blocking=True) for part in batch)
+        first, second, groups = batch
         views = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
+        views = views.float().div_(255)
         with autocast(self.device, config.precision):
             self._projections = self._trained(views)
         own_groups = groups if config.exclude_group_negatives else None
