@@ -6,14 +6,11 @@ from torchvision.transforms.v2 import functional as TF
 
 from sightline.pretrain import PretrainConfig
 from sightline.pretrain.appearance import (
+    ColourChange,
     ShapedView,
-    change_brightness,
-    change_contrast,
-    change_saturation,
     paint,
     paint_batch,
     stack_changes,
-    turn_hue,
 )
 from sightline.pretrain.fast_views import MAX_CHANGES, FastViews
 
@@ -23,16 +20,10 @@ TORCHVISION = {
     "saturation": TF.adjust_saturation,
     "hue": TF.adjust_hue,
 }
-OURS = {
-    "brightness": change_brightness,
-    "contrast": change_contrast,
-    "saturation": change_saturation,
-    "hue": turn_hue,
-}
 
 
 def painted(pixels, changes, sigma_px=0.0):
-    drawn = [OURS[kind](amount) for kind, amount in changes]
+    drawn = [ColourChange(*change) for change in changes]
     return paint(ShapedView(pixels, drawn, sigma_px), 23)
 
 

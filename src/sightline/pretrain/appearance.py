@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 _LUMA = np.array([0.299, 0.587, 0.114])
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
+_SAME, _UNCHANGED = np.eye(3), np.eye(3, 4)
 # A neighbour that counts less than half a level of 255 changes nothing.
 _SMALLEST_SIGMA_PX = 1 / math.sqrt(2 * math.log(510))
 _REACH_SIGMAS = 3.0
@@ -30,34 +31,38 @@ _REACH_SIGMAS = 3.0
 class ColourChange(NamedTuple):
     """A new colour is matrix · colour + mean_share · the view's mean luminance, cut to 0..255."""
 
-    matrix: NDArray[np.float64]
-    """Shape (3, 3)."""
-    mean_share: float
-    may_cut: bool
-    """Whether the result may lie outside 0..255."""
+    kind: Literal["brightness", "contrast", "saturation", "hue"]
+    """What is multiplied: every value; its distance from the view's mean luminance; a colour's
+    distance from the gray of its luminance. Or the hue is turned, in YIQ: luminance stays."""
+    amount: float
+    """The factor; of the hue: the share of the colour circle, from red towards green."""
 
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """Shape (3, 3)."""
+        if self.kind == "hue":
+            angle = -2 * math.pi * self.amount
+            turn = np.eye(3)
+            turn[1:, 1:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+            turned: NDArray[np.float64] = _FROM_YIQ @ turn @ _TO_YIQ
+            return turned
+        matrix = self.amount * _SAME
+        return matrix + (1 - self.amount) * _LUMA if self.kind == "saturation" else matrix
 
-def change_brightness(factor: float) -> ColourChange:
-    """Multiply every value."""
-    return ColourChange(factor * np.eye(3), 0.0, factor > 1)
+    @property
+    def gray_factor(self) -> float:
+        """What the matrix does to equal channels: its rows' sum."""
+        return 1.0 if self.kind in ("saturation", "hue") else self.amount
 
+    @property
+    def mean_share(self) -> float:
+        """Share of the mean luminance that is added."""
+        return 1 - self.amount if self.kind == "contrast" else 0.0
 
-def change_contrast(factor: float) -> ColourChange:
-    """Multiply every value's distance from the view's mean luminance."""
-    return ColourChange(factor * np.eye(3), 1 - factor, factor > 1)
-
-
-def change_saturation(factor: float) -> ColourChange:
-    """Multiply every colour's distance from the gray of its luminance; 0 leaves gray."""
-    return ColourChange(factor * np.eye(3) + (1 - factor) * _LUMA, 0.0, factor > 1)
-
-
-def turn_hue(share: float) -> ColourChange:
-    """Turn the hue by a share of the colour circle, in YIQ: luminance stays."""
-    angle = -2 * math.pi * share  # from red towards green, as in HSV
-    turn = np.eye(3)
-    turn[1:, 1:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-    return ColourChange(_FROM_YIQ @ turn @ _TO_YIQ, 0.0, share != 0)
+    @property
+    def may_cut(self) -> bool:
+        """Whether the result may lie outside 0..255."""
+        return self.amount != 0 if self.kind == "hue" else self.amount > 1
 
 
 class ShapedView(NamedTuple):
@@ -78,7 +83,8 @@ def paint(view: ShapedView, kernel_px: int) -> NDArray[np.uint8]:
         view: The view and how it is to be painted.
         kernel_px: Side of the blur's kernel, at most; odd.
     """
-    pixels = _recolour(view.pixels, view.changes)
+    recolour = _recolour_gray if view.pixels.ndim == 2 else _recolour
+    pixels = recolour(view.pixels, view.changes)
     if view.sigma_px > _SMALLEST_SIGMA_PX and kernel_px > 1:
         side = min(kernel_px, 2 * math.ceil(_REACH_SIGMAS * view.sigma_px) + 1)
         kernel = cv2.getGaussianKernel(side, view.sigma_px, cv2.CV_32F)
@@ -87,34 +93,35 @@ def paint(view: ShapedView, kernel_px: int) -> NDArray[np.uint8]:
 
 
 def _recolour(pixels: NDArray[np.uint8], changes: Sequence[ColourChange]) -> NDArray[np.uint8]:
-    is_gray = pixels.ndim == 2
-    pending, means = np.eye(3, 4), None
+    pending, means = _UNCHANGED, None
     for change in changes:
-        if is_gray and not change.mean_share and math.isclose(change.matrix[0].sum(), 1):
-            continue
         matrix = change.matrix @ pending
         if change.mean_share:
-            means = _channel_means(pixels) if means is None else means
+            means = np.array([*cv2.mean(pixels)[:3], 1.0]) if means is None else means
             matrix[:, 3] += change.mean_share * (_LUMA @ pending @ means)
         pending = matrix
         if change.may_cut and change is not changes[-1]:
-            pixels = _apply(pixels, pending)
-            pending, means = np.eye(3, 4), None
-    return _apply(pixels, pending)
+            pixels = cv2.transform(pixels, pending.astype(np.float32))
+            pending, means = _UNCHANGED, None
+    changed: NDArray[np.uint8] = cv2.transform(pixels, pending.astype(np.float32))
+    return changed
 
 
-def _channel_means(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    means = cv2.mean(pixels)
-    return np.array([*((means[0],) * 3 if pixels.ndim == 2 else means[:3]), 1.0])
-
-
-def _apply(pixels: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
-    if pixels.ndim == 3:
-        changed: NDArray[np.uint8] = cv2.transform(pixels, matrix.astype(np.float32))
-        return changed
-    # All rows of the matrix give the same gray.
-    values = matrix[0, :3].sum() * np.arange(256) + matrix[0, 3]
-    changed = cv2.LUT(pixels, np.clip(np.rint(values), 0, 255).astype(np.uint8))
+def _recolour_gray(pixels: NDArray[np.uint8], changes: Sequence[ColourChange]) -> NDArray[np.uint8]:
+    factor, offset = 1.0, 0.0
+    for change in changes:
+        if change.gray_factor == 1 and not change.mean_share:
+            continue
+        if change.mean_share:
+            mean = factor * cv2.mean(pixels)[0] + offset
+            offset = change.gray_factor * offset + change.mean_share * mean
+        else:
+            offset *= change.gray_factor
+        factor *= change.gray_factor
+        if change.may_cut and change is not changes[-1]:
+            pixels = cv2.addWeighted(pixels, factor, pixels, 0.0, offset)
+            factor, offset = 1.0, 0.0
+    changed: NDArray[np.uint8] = cv2.addWeighted(pixels, factor, pixels, 0.0, offset)
     return changed
 
 

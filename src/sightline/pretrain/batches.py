@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.data.images import decode_as_stored
+from sightline.data.readahead import read_ahead
 from sightline.data.stream import StreamedImage
 from sightline.pretrain.appearance import paint_batch, stack_changes
 from sightline.pretrain.augment import SimCLRViews
@@ -112,16 +113,13 @@ class ViewDataset(Dataset[DrawnViews]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: list[EpochImage]) -> DrawnViews:
-        # Work on one small image is too short to be divided: on a busy machine two threads
-        # that wait for each other cost 12 times the processor time of one.
-        threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
-        torch.set_num_threads(1)
+        # Work on one small image is too short to be divided among threads.
+        threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
         try:
             return self._draw(keys)
         finally:
-            torch.set_num_threads(threads)
-            cv2.setNumThreads(cv2_threads)
+            cv2.setNumThreads(threads)
 
     def _draw(self, keys: list[EpochImage]) -> DrawnViews:
         pixels = np.empty((len(keys), 2, self._side, self._side, 3), np.uint8)
@@ -171,15 +169,21 @@ def load_batches(
     )
     # On a GPU the network leaves the processor free for everything else that can be moved there.
     paints = device.type == "cpu" or config.augmentation == "exact"
-    loader: DataLoader[DrawnViews] = DataLoader(
-        ViewDataset(config, paints),
-        batch_sampler=order,
-        collate_fn=_as_drawn,
-        num_workers=_loader_processes(config, device),
-        pin_memory=device.type == "cuda",
-    )
-    kernel_px = config.blur_kernel_px
-    return (_on_device(drawn, device, kernel_px) for drawn in _explained(iter(loader)))
+    views = ViewDataset(config, paints)
+    processes = _loader_processes(config, device)
+    if processes == 0 and config.augmentation == "fast":
+        # One thread, while the network computes: OpenCV lets go of the interpreter meanwhile.
+        drawn = read_ahead(views.__getitems__, order, threads=1, ahead=2)
+    else:
+        loader: DataLoader[DrawnViews] = DataLoader(
+            views,
+            batch_sampler=order,
+            collate_fn=_as_drawn,
+            num_workers=processes,
+            pin_memory=device.type == "cuda",
+        )
+        drawn = _explained(iter(loader))
+    return (_on_device(part, device, config.blur_kernel_px) for part in drawn)
 
 
 def _as_drawn(drawn: Any) -> Any:

@@ -30,13 +30,17 @@ class ExactViews:
             image = np.repeat(image[:, :, None], 3, axis=2)
         pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())
         # torchvision draws from the global generator and takes no other. The accelerators'
-        # generators stay as they are, which torch.manual_seed would not leave them.
-        before = torch.get_rng_state()
+        # generators stay as they are, which torch.manual_seed would not leave them. Work on one
+        # small image is too short to be divided: on a busy machine two threads that wait for each
+        # other cost 12 times the processor time of one.
+        before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
+            torch.set_num_threads(1)
             torch.default_generator.manual_seed(derived_seed(self._seed, epoch, index, view))
             drawn: Tensor = self._transform(pixels)
         finally:
             torch.set_rng_state(before)
+            torch.set_num_threads(threads)
         return drawn.permute(1, 2, 0).contiguous().numpy()
 
 

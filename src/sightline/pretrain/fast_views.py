@@ -15,14 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.randomness import derived_uniforms
-from sightline.pretrain.appearance import (
-    ColourChange,
-    ShapedView,
-    change_brightness,
-    change_contrast,
-    change_saturation,
-    turn_hue,
-)
+from sightline.pretrain.appearance import ColourChange, ShapedView
 from sightline.pretrain.config import PretrainConfig
 
 _RATIOS = (3 / 4, 4 / 3)
@@ -59,7 +52,7 @@ class FastViews:
         if jittered < config.jitter_probability:
             changes = self._jitter(int(order * len(_ORDERS)), strengths)
         if grayed < config.grayscale_probability:
-            changes.append(change_saturation(0.0))
+            changes.append(ColourChange("saturation", 0.0))
         low, high = config.blur_sigma_min, config.blur_sigma_max
         sigma_px = low + sigma * (high - low) if blurred < config.blur_probability else 0.0
         return ShapedView(pixels, changes, sigma_px)
@@ -67,12 +60,12 @@ class FastViews:
     def _jitter(self, order: int, strengths: Sequence[float]) -> list[ColourChange]:
         config = self._config
         brightness, contrast, saturation, hue = strengths
-        changes = [
-            change_brightness(_factor(config.jitter_brightness, brightness)),
-            change_contrast(_factor(config.jitter_contrast, contrast)),
-            change_saturation(_factor(config.jitter_saturation, saturation)),
-            turn_hue((2 * hue - 1) * config.jitter_hue),
-        ]
+        changes = (
+            ColourChange("brightness", _factor(config.jitter_brightness, brightness)),
+            ColourChange("contrast", _factor(config.jitter_contrast, contrast)),
+            ColourChange("saturation", _factor(config.jitter_saturation, saturation)),
+            ColourChange("hue", (2 * hue - 1) * config.jitter_hue),
+        )
         return [changes[place] for place in _ORDERS[order]]
 
 
