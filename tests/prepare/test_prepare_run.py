@@ -183,6 +183,27 @@ def test_large_and_deep_images_are_stored_small_and_8_bit_with_their_shape(place
     ]
 
 
+@pytest.mark.parametrize(("suffix", "off"), [("jpg", 4), ("png", 0)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_large_image_is_stored_as_jpeg_if_it_was_one_and_without_loss_if_not(
+    place, labels, suffix, off, channels
+):
+    y, x = np.mgrid[:400, :600]
+    pixels = np.stack([(y + x) // 4, (y - x) // 5 % 200, y // 2], axis=2)[:, :, :channels]
+    pixels = pixels.astype(np.uint8).squeeze()
+    path = save(labels / "rows" / f"rows-p90_0.{suffix}", pixels)
+    dataset = open_dataset(place.run(labels_uri=labels)["datasets"]["labels"])
+    index = [sample.group for sample in dataset.samples].index("rows-p90")
+    with Image.open(io.BytesIO(dataset.read_bytes(index))) as stored:
+        assert stored.format == {"jpg": "JPEG", "png": "PNG"}[suffix]
+        assert stored.mode == {1: "L", 3: "RGB"}[channels]
+    with Image.open(path) as image:
+        small = image.convert("RGB").resize((384, 256), Image.Resampling.BICUBIC)
+    difference = np.abs(dataset.read_image(index).astype(int) - np.asarray(small))
+    assert difference.max() <= 8 * off
+    assert difference.mean() <= off / 4
+
+
 def test_pixels_that_are_not_finite_are_told_whatever_their_number(place, labels):
     for number in (1, 2):
         values = np.random.default_rng(number).random((32, 32), dtype=np.float32)
