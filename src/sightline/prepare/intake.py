@@ -14,6 +14,7 @@ from threading import BoundedSemaphore
 
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.config import UserError
@@ -30,6 +31,7 @@ from sightline.telemetry import announce, format_duration, track
 
 _TIMED_SECONDS = 3.0
 _JPEG_QUALITY = 95
+_JPEG_SAMPLINGS = ("444", "422", "420")
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _pack(content: bytes, checked: CheckedImage, short_side_px: int) -> ReadPict
         # What was JPEG and is scaled has lost its exact values already, and is decoded 10 times as
         # fast as PNG; whatever else is changed keeps every value.
         suffix = suffix if scale < 1 else "png"
-        content = _encode(picture, suffix)
+        content = _encode_jpeg(picture, content) if suffix == "jpg" else _encode_png(picture)
     return ReadPicture(
         content=content,
         suffix=suffix,
@@ -191,17 +193,28 @@ def _pack(content: bytes, checked: CheckedImage, short_side_px: int) -> ReadPict
     )
 
 
-def _encode(picture: Image.Image, suffix: str) -> bytes:
+def _encode_jpeg(picture: Image.Image, original: bytes) -> bytes:
     pixels = np.asarray(picture)
-    is_gray = bool((pixels == pixels[:, :, :1]).all())
-    if suffix == "jpg":
-        kind, sampling = ("GRAY", "Gray") if is_gray else ("RGB", "444")
-        values = np.ascontiguousarray(pixels[:, :, :1] if is_gray else pixels)
-        encoded: bytes = simplejpeg.encode_jpeg(values, _JPEG_QUALITY, kind, sampling)
+    sampling = simplejpeg.decode_jpeg_header(original)[3]
+    if _is_gray(pixels):
+        gray = np.ascontiguousarray(pixels[:, :, :1])
+        encoded: bytes = simplejpeg.encode_jpeg(gray, _JPEG_QUALITY, "GRAY", "Gray")
         return encoded
+    # Colours as fine as the original has them.
+    sampling = sampling if sampling in _JPEG_SAMPLINGS else "444"
+    encoded = simplejpeg.encode_jpeg(pixels, _JPEG_QUALITY, "RGB", sampling)
+    return encoded
+
+
+def _encode_png(picture: Image.Image) -> bytes:
+    pixels = np.asarray(picture)
     buffer = io.BytesIO()
-    (Image.fromarray(pixels[:, :, 0]) if is_gray else picture).save(buffer, "PNG")
+    (Image.fromarray(pixels[:, :, 0]) if _is_gray(pixels) else picture).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _is_gray(pixels: NDArray[np.uint8]) -> bool:
+    return bool((pixels == pixels[:, :, :1]).all())
 
 
 def _note(

@@ -83,8 +83,10 @@ def paint(view: ShapedView, kernel_px: int) -> NDArray[np.uint8]:
         view: The view and how it is to be painted.
         kernel_px: Side of the blur's kernel, at most; odd.
     """
-    recolour = _recolour_gray if view.pixels.ndim == 2 else _recolour
-    pixels = recolour(view.pixels, view.changes)
+    pixels = view.pixels
+    if view.changes:
+        recolour = _recolour_gray if pixels.ndim == 2 else _recolour
+        pixels = recolour(pixels, view.changes)
     if view.sigma_px > _SMALLEST_SIGMA_PX and kernel_px > 1:
         side = min(kernel_px, 2 * math.ceil(_REACH_SIGMAS * view.sigma_px) + 1)
         kernel = cv2.getGaussianKernel(side, view.sigma_px, cv2.CV_32F)

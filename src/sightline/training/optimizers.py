@@ -33,14 +33,15 @@ def build_optimizer(
     """
     named = trained.named_parameters() if isinstance(trained, nn.Module) else trained
     parameters = [parameter for _, parameter in named if parameter.requires_grad]
+    # One kernel for all tensors instead of some for each; on a CPU it gains nothing.
+    fused = bool(parameters) and all(parameter.is_cuda for parameter in parameters)
+    shared: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay, "fused": fused}
     if name == "adam":
-        return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
+        return torch.optim.Adam(parameters, **shared)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+        return torch.optim.AdamW(parameters, **shared)
     if name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=learning_rate, weight_decay=weight_decay, momentum=momentum
-        )
+        return torch.optim.SGD(parameters, momentum=momentum, **shared)
     # Biases and BatchNorm's scale and shift are the vectors of a network.
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1]},
