@@ -57,9 +57,9 @@ def test_resizing_equals_torchvisions(part, side):
     found = cut_out(photo, (2, 4, part, part), 0.0, side)
     expected = TF.resized_crop(as_tensor(photo), 4, 2, part, part, [side, side], antialias=True)
     difference = as_tensor(found).int() - expected.int()
-    # A box averages where torchvision's triangle does; on a smooth image both nearly agree.
-    assert difference.abs().float().mean() < 1
-    assert difference.abs().max() <= 6
+    # Rounding, and where little shrinks the missing antialiasing of a smooth image.
+    assert difference.abs().float().mean() < 0.5
+    assert difference.abs().max() <= 3
 
 
 @pytest.mark.parametrize("degrees", [-20.0, 7.0, 90.0])
