@@ -27,6 +27,7 @@ from sightline import __version__
 from sightline.config import StepConfig, StepUris, UserError
 from sightline.storage.base import NotFoundError, Storage, join_uri, open_storage
 from sightline.storage.local import LocalStorage
+from sightline.storage.scratch import ScratchFolder
 from sightline.storage.verified import read_verified, refuse_altered
 
 ARTIFACTS_FILE = "artifacts.json"
@@ -61,8 +62,9 @@ def new_artifacts(step: str, uris: StepUris, config: StepConfig, out_uri: str) -
         UserError: If `out_uri` holds a finished result already, or cannot be written to.
     """
     require_new(out_uri)
-    with tempfile.TemporaryDirectory(prefix=f"sightline-{step}-") as scratch:
-        folder = Path(scratch)
+    with ScratchFolder(step) as scratch:
+        folder = scratch / "result"  # not among the files of the scratch folder's own
+        folder.mkdir()
         yield folder
         described = {
             "step": step,
@@ -179,8 +181,8 @@ def _store(storage: Storage, path: Path, name: str, described: dict[str, Any]) -
 
 
 def _holds(storage: Storage, key: str, described: dict[str, Any]) -> bool:
-    with tempfile.TemporaryDirectory(prefix="sightline-stored-") as scratch:
-        stored = Path(scratch, "stored")
+    with ScratchFolder("stored") as scratch:
+        stored = scratch / "stored"
         try:
             storage.download(key, stored)
         except NotFoundError:  # a folder has that name, or it has just been removed
