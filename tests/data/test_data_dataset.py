@@ -10,6 +10,7 @@ import pytest
 
 from sightline.config import UserError
 from sightline.data import open_dataset, write_dataset
+from sightline.data.publish import manifest_digest
 from sightline.data.shards import PackedImage
 from sightline.storage.local import LocalStorage
 
@@ -96,14 +97,14 @@ def test_bytes_that_were_altered_on_their_way_are_read_once_more(tmp_path, monke
 
     def flip_a_bit_the_first_time(self, key, start=0, size_bytes=None):
         content = read_bytes(self, key, start, size_bytes)
-        if key.endswith("manifest.json") or (key, start) in seen:
+        if (key, start) in seen:
             return content
         seen.add((key, start))
         return bytes([content[0] ^ 1]) + content[1:]
 
     monkeypatch.setattr(LocalStorage, "read_bytes", flip_a_bit_the_first_time)
     assert list(open_dataset(uri).iter_bytes()) == expected
-    assert {key.rpartition(".")[2] for key, _ in seen} == {"jsonl", "tar"}
+    assert {key.rpartition(".")[2] for key, _ in seen} == {"json", "jsonl", "tar"}
 
 
 def test_shard_that_is_gone_is_told_by_its_name(tmp_path):
@@ -148,7 +149,9 @@ def test_relative_address_is_served(tmp_path, monkeypatch):
 
 
 def test_version_of_another_format_is_refused_with_the_way_out(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"format_version": 1}))
+    manifest = {"format_version": 1}
+    manifest["digest"] = manifest_digest(manifest)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="has data set format 1, and this release reads format 2"):
         open_dataset(str(tmp_path))
 
@@ -156,5 +159,23 @@ def test_version_of_another_format_is_refused_with_the_way_out(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"kind": "images"}'])
 def test_damaged_manifest_is_refused(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(UserError, match=r"manifest.json was altered; run prepare again"):
+    with pytest.raises(UserError, match=r"manifest.json was altered; delete .* run prepare again"):
         open_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("written", "altered"),
+    [('"classes": ["ring"]', '"classes": ["king"]'), ('_side_px": 640', '_side_px": 240')],
+)
+def test_altered_manifest_is_refused(tmp_path, written, altered):
+    image = PackedImage(b"one", "png", "1.png", "g", "train", 1, 1, label="ring")
+    uri = write_dataset([image], str(tmp_path), kind="labels", classes=["ring"])
+    path = Path(uri, "manifest.json")
+    text = path.read_text().replace('_side_px": 0', '_side_px": 640')
+    manifest = json.loads(text)
+    text = text.replace(manifest["digest"], manifest_digest(manifest))
+    path.write_text(text)
+    assert open_dataset(uri).manifest["stored_short_side_px"] == 640
+    path.write_text(text.replace(written, altered))
+    with pytest.raises(UserError, match=r"manifest.json was altered: expected sha256 .* delete"):
+        open_dataset(uri)

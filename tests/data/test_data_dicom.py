@@ -303,6 +303,12 @@ def test_pixels_that_are_missing_are_told_apart():
     )
 
 
+def test_values_in_the_upper_bits_are_refused_and_not_cut_in_silence():
+    shifted = dicom_set(DEEP << 4, BitsStored=12)
+    shifted.HighBit = 15
+    assert "12 bits whose highest is bit 15, not 11" in refused(save(shifted))
+
+
 def test_pixels_cut_short_are_refused():
     content = dicom(DEEP)
     assert "damaged or cut short" in refused(content[:-1000])

@@ -203,6 +203,11 @@ def test_png_short_of_rows_is_refused_though_its_checksums_fit():
     assert refused(png_of(10, 10, whole[:55])) == "rows are missing: 55 of 110 bytes of pixels"
 
 
+def test_png_whose_palette_is_missing_is_refused_and_not_painted_black():
+    content = png_of(2, 2, b"\0\0\1\0\1\0", color=3)
+    assert refused(content) == "damaged: the palette is missing"
+
+
 def test_interlaced_png_counts_its_rows_by_passes():
     # Adam7 of 8 x 8 gray: passes of 1x1, 1x1, 2x1, 2x2, 4x2, 4x4, 8x4 pixels, a byte more a row.
     passes = [(1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4)]

@@ -228,6 +228,22 @@ def test_16_bit_ppm_is_scaled_by_its_highest_value_and_says_so():
     np.testing.assert_allclose(image.pixels, [[[255, 128, 0], [0, 64, 255]]], atol=1)
     assert image.notes == ("16-bit colour scaled to 8 bit",)
     assert read(b"P6 1 1 255\n\x01\x02\x03").notes == ()
+    assert read(b"P3 1 1 1000 500 0 1000").notes == ("16-bit colour scaled to 8 bit",)
+
+
+def test_ppm_with_a_long_comment_is_read():
+    image = read(b"P6\n# " + b"a comment " * 200 + b"\n1 1\n255\n\x01\x02\x03")
+    np.testing.assert_array_equal(image.pixels, [[[1, 2, 3]]])
+
+
+def test_few_spots_on_black_keep_their_shades():
+    # Both percentiles are 0 here; a window between them would paint every spot white.
+    spots = np.zeros((40, 60), dtype=np.uint16)
+    spots[7, 5:9] = 1000, 2000, 3000, 4000
+    image = read(save(Image.fromarray(spots)))
+    np.testing.assert_array_equal(image.pixels[7, 5:9, 0], [64, 128, 191, 255])
+    assert image.pixels[:7].max() == 0
+    assert image.notes == ("16-bit gray, values 0 to 4000 spread over 0 to 255",)
 
 
 def test_tiff_of_a_rare_kind_is_told_apart():

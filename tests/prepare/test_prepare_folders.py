@@ -104,11 +104,20 @@ def test_folder_without_images_says_what_it_holds(tmp_path, catalogue):
         find_images(uri, catalogue)
 
 
-def test_hidden_files_are_passed_over_and_strange_ones_are_told(tmp_path, catalogue):
+def test_hidden_and_strange_files_are_passed_over_and_told(tmp_path, catalogue):
     uri = touch(tmp_path, "a.png", ".DS_Store", "__MACOSX/._a.png", ".cache/b.png", "notes.docx")
     found = find_images(uri, catalogue)
     assert listed(catalogue, "key") == [("a.png",)]
-    assert found.warnings == ["files that are no images were left alone: 1 x .docx"]
+    assert found.warnings == [
+        "1 hidden image was left alone, such as .cache/b.png: rename what begins with a dot to "
+        "have it read",
+        "files that are no images were left alone: 1 x .docx",
+    ]
+
+
+def test_folder_of_hidden_images_says_so(tmp_path, catalogue):
+    with pytest.raises(UserError, match=r"got none: it holds 2 x hidden image; PNG"):
+        find_images(touch(tmp_path, ".scans/a.png", ".b.png", "._c.png"), catalogue)
 
 
 def test_any_tree_of_images_is_found_under_surprising_names(tmp_path, catalogue):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -181,7 +182,13 @@ def test_two_runs_at_once_leave_one_version_and_both_end_well(tmp_path, together
     assert metrics["datasets"]["images"].endswith(version)
 
 
-def test_run_killed_at_any_write_leaves_nothing_half_made_and_the_next_one_succeeds(tmp_path):
+def test_run_killed_at_any_write_leaves_nothing_half_made_and_the_next_one_succeeds(
+    tmp_path, monkeypatch
+):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     images = make_tree(tmp_path / "images", 24)
     old = run(uris(tmp_path, images), PrepareConfig())["datasets"]["images"]
     make_tree(images, 6, start=24)
@@ -198,12 +205,14 @@ def test_run_killed_at_any_write_leaves_nothing_half_made_and_the_next_one_succe
         if ended.returncode == 0:
             break
         assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert list(scratch.iterdir())
         assert not (place / "out" / "artifacts.json").exists()
         assert len(list(open_dataset(f"{place}/store/{Path(old).name}").iter_bytes())) == 24
         finished.append(len(versions(place / "store")))
         before = len(list((tmp_path / "store" / "shards").iterdir()))
         dataset = open_dataset(run(addresses, PrepareConfig())["datasets"]["images"])
         assert len(list(dataset.iter_bytes())) == 30
+        assert not list(scratch.iterdir())
         assert len(versions(place / "store")) == 2
         after = len(list((place / "store" / "shards").iterdir()))
     # New shards, samples, manifest; then three files of the step and their list.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import resource
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from sightline.config import UserError
-from sightline.storage import NotFoundError, join_uri, open_storage
+from sightline.storage import NotFoundError, UnreadableError, join_uri, open_storage
 
 
 @pytest.fixture
@@ -83,14 +88,6 @@ def test_list_gives_the_first_entries_before_it_has_looked_into_later_folders(st
     assert next(entries).key == "a/1"
     (tmp_path / "store" / "b" / "2").write_bytes(b"")
     assert [entry.key for entry in entries] == ["b/1", "b/2", "c/1"]
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_folder_that_may_not_be_listed_is_named(storage, tmp_path):
-    storage.write_bytes("a/1", b"")
-    (tmp_path / "store" / "a").chmod(0)
-    with pytest.raises(UserError, match=r"cannot list .*/store/a: Permission denied"):
-        list(storage.list())
 
 
 def test_entry_says_when_it_was_written(storage, tmp_path):
@@ -176,6 +173,101 @@ def test_deleting_what_cannot_be_deleted_is_told(storage):
     with pytest.raises(UserError, match=r"cannot delete .*/a: "):
         storage.delete("a")
     assert storage.exists("a/b")
+
+
+@contextlib.contextmanager
+def without_rights_of_root():
+    """Be anybody: root may read and write everything."""
+    if os.geteuid():
+        yield
+        return
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.fixture
+def closed():
+    """Give a folder that nobody may look into, and a file beside it that nobody may read."""
+    with tempfile.TemporaryDirectory() as folder:  # above tmp_path lies what only root may enter
+        Path(folder).chmod(0o777)
+        for name, make in (("closed", Path.mkdir), ("secret", Path.touch)):
+            make(Path(folder, name))
+            Path(folder, name).chmod(0)
+        with without_rights_of_root():
+            yield Path(folder)
+        Path(folder, "closed").chmod(0o700)
+
+
+def test_folder_that_may_not_be_entered_is_told_by_every_call(closed):
+    storage = open_storage(str(closed / "closed"))
+    source = closed / "source"
+    source.write_bytes(b"1")
+    for call in (
+        lambda: storage.exists("a"),
+        lambda: storage.download("a", closed / "a"),
+        lambda: storage.read_bytes("a"),
+        lambda: storage.write_bytes("a", b"1"),
+        lambda: storage.write_if_unchanged("a", b"1", expected=None),
+        lambda: storage.write_if_unchanged("a", b"1", expected=b"0"),
+        lambda: storage.upload(source, "a", only_new=True),
+        lambda: storage.require_writable(),
+        lambda: open_storage(str(closed / "closed" / "deep")).require_writable(),
+        lambda: list(storage.list()),
+    ):
+        with pytest.raises(UserError, match=r"cannot .*/closed"):
+            call()
+
+
+def test_file_that_may_not_be_read_is_told_and_not_the_one_it_was_to_become(closed):
+    with pytest.raises(UnreadableError, match=r"cannot read .*/secret: Permission denied"):
+        open_storage(str(closed)).download("secret", closed / "target")
+    assert not (closed / "target").exists()
+
+
+def test_name_that_is_too_long_is_told(storage):
+    storage.write_bytes("a", b"1")
+    with pytest.raises(UserError, match=r"cannot look at .*: File name too long"):
+        storage.exists("x" * 300)
+
+
+def lock_as_nfs(lock, operation, *, flock=fcntl.flock):
+    """Refuse as flock(2) says that NFS does: what is not open for writing."""
+    if fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    flock(lock, operation)
+
+
+def test_conditional_writes_exclude_each_other_where_folders_cannot_be_locked(storage, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lock_as_nfs)
+    assert storage.write_if_unchanged("count", b"0", expected=None)
+
+    def count_to_twenty(_):
+        done = 0
+        while done < 20:
+            present = storage.read_bytes("count")
+            done += storage.write_if_unchanged("count", b"%d" % (int(present) + 1), present)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count_to_twenty, range(4)))
+    assert storage.read_bytes("count") == b"80"
+    assert [entry.key for entry in storage.list()] == ["count"]
+
+
+def test_place_that_locks_nothing_is_told_where_two_writers_would_undo_each_other(
+    storage, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert storage.write_if_unchanged("pointer", b"1", expected=None)
+    assert not storage.write_if_unchanged("pointer", b"2", expected=None)
+    with pytest.raises(UserError, match=r"cannot lock .*/store: No locks available; two writers"):
+        storage.write_if_unchanged("pointer", b"2", expected=b"1")
+    assert storage.read_bytes("pointer") == b"1"
 
 
 def test_list_follows_links_but_not_in_circles(storage, tmp_path):

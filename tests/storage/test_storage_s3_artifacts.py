@@ -109,6 +109,14 @@ def test_lost_file_and_unfinished_result_are_named(out_uri):
         fetch_artifacts(out_uri)
 
 
+def test_list_that_was_damaged_on_its_way_is_read_again(faults, out_uri, monkeypatch):
+    publish(out_uri, weights="1 2 3")
+    monkeypatch.setenv("SIGHTLINE_S3_CHECKSUMS", "when_required")  # a server that sends no sum
+    faults.fail(WRONG_BYTES, first=1, matches=lambda _method, path: "artifacts.json" in path)
+    assert (fetch_artifacts(out_uri) / "weights").read_text() == "1 2 3"
+    assert faults.faults == 1
+
+
 @pytest.mark.parametrize("fault", [WRONG_BYTES, CUT, RESET])
 def test_file_that_was_damaged_on_its_way_is_fetched_again(fault, faults, out_uri):
     publish(out_uri, weights="1 2 3")

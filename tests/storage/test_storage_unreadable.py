@@ -32,6 +32,14 @@ def test_refusal_that_concerns_more_than_one_object_is_not(status, code, access)
     assert not isinstance(error, UnreadableError)
 
 
+def test_listing_that_is_not_found_is_told_as_a_wrong_address_and_not_as_an_absent_object():
+    error = explain_refusal(Refusal(404, "", "", {}), TARGET, "list")
+    assert "no S3 server (404): mend the address or s3_endpoint_url" in str(error)
+    assert "there is no bucket" in str(
+        explain_refusal(Refusal(404, "NoSuchBucket", "", {}), TARGET, "list")
+    )
+
+
 def test_file_that_its_folder_does_not_give_is_unreadable(tmp_path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     with pytest.raises(UnreadableError, match=r"cannot read .*loop.png"):

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from sightline.config import UserError
 from sightline.data.images import decode_image
-from sightline.data.publish import FORMAT_VERSION, MANIFEST_FILE, SAMPLES_FILE
+from sightline.data.publish import FORMAT_VERSION, MANIFEST_FILE, SAMPLES_FILE, manifest_digest
 from sightline.data.readahead import read_ahead
 from sightline.data.samples import Sample, parse_samples
 from sightline.storage import NotFoundError, join_uri, open_storage
-from sightline.storage.verified import read_verified, refuse_altered
+from sightline.storage.verified import AlteredError, read_verified, refuse_altered
 
 # One request reads about this much, and rather reads over a gap than asks twice.
 _READ_BYTES = 2**20
@@ -206,20 +206,27 @@ def open_dataset(uri: str) -> PackedDataset:
 
     Raises:
         NotFoundError: If no version was published there.
-        UserError: If its manifest was damaged, or written by another release's format.
+        UserError: If its manifest was altered, or written by another release's format.
     """
-    try:
-        content = open_storage(uri).read_bytes(MANIFEST_FILE)
-    except NotFoundError:
-        raise NotFoundError(f"no data set version under {uri}: run sightline prepare") from None
-    try:
-        manifest = json.loads(content)
-        version = manifest["format_version"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{uri}/{MANIFEST_FILE} was altered; run prepare again") from None
+    where = join_uri(uri, MANIFEST_FILE)
+    manifest = read_verified(where, lambda: _read_manifest(uri, where))
+    version = manifest["format_version"]
     if version != FORMAT_VERSION:
         raise UserError(
             f"{uri} has data set format {version}, and this release reads format "
             f"{FORMAT_VERSION}: run prepare again"
         )
     return PackedDataset(uri, manifest)
+
+
+def _read_manifest(uri: str, where: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(open_storage(uri).read_bytes(MANIFEST_FILE))
+        expected = str(manifest["digest"])
+        manifest["format_version"]
+    except NotFoundError:
+        raise NotFoundError(f"no data set version under {uri}: run sightline prepare") from None
+    except (ValueError, KeyError, TypeError):
+        raise AlteredError(f"{where} was altered; {prepare_again(uri)}", where) from None
+    refuse_altered(where, expected, manifest_digest(manifest), prepare_again(uri))
+    return dict(manifest)

@@ -88,6 +88,8 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
     decoder = _find_decoder(syntax)
     if syntax.is_encapsulated:
         _check_compressed(file, number, syntax)
+    if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
+        _refuse_shifted(file)
     patient = _hash_patient(str(file.get("PatientID") or ""))
     images = []
     for index, (stored, properties) in enumerate(decoder.iter_array(file)):
@@ -141,6 +143,16 @@ def _refuse_unknown_colour(header: Any) -> None:
         raise ImageError(
             f"photometric interpretation {interpretation or 'missing'} with "
             f"{count(samples, 'sample')} a pixel is not read"
+        )
+
+
+def _refuse_shifted(file: Any) -> None:
+    # Old files may; PS3.5 forbids it since, and pydicom would cut the upper bits off in silence.
+    stored, highest = file.get("BitsStored"), file.get("HighBit")
+    if stored is not None and highest is not None and highest != stored - 1:
+        raise ImageError(
+            f"values of {count(int(stored), 'bit')} whose highest is bit {highest}, not "
+            f"{stored - 1}: save it anew with the values in the low bits"
         )
 
 

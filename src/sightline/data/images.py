@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -12,7 +11,7 @@ from typing import Literal
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sightline.data.checked import (
     MAX_MEGAPIXELS,
@@ -148,7 +147,7 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
         tags = image.tag_v2  # type: ignore[attr-defined]
         # libtiff allocates whole tiles, however small the image is.
         refuse_size(tags.get(_TIFF_TILE_WIDTH, 1), tags.get(_TIFF_TILE_LENGTH, 1))
-    scaled = _scaling_note(image, content)
+    scaled = _scaling_note(image)
     deep = read_deep(image, content)
     if deep is not None:
         return _flatten(deep)
@@ -205,17 +204,18 @@ def _flatten(deep: DeepImage) -> tuple[NDArray[np.uint8], bool, tuple[str, ...]]
     return pixels, False, notes
 
 
-def _scaling_note(image: Image.Image, content: bytes) -> tuple[str, ...]:
+def _scaling_note(image: Image.Image) -> tuple[str, ...]:
     """Tell where Pillow itself brings more than 8 bits to 8, over their full range."""
-    deep_ppm = image.format == "PPM" and image.mode == "RGB" and _ppm_highest(content) > 255
+    deep_ppm = image.format == "PPM" and image.mode == "RGB" and _ppm_highest(image) > 255
     if deep_ppm or rawmode_of(image)[:-1] in ("RGBa;16", "CMYK;16"):
         return ("16-bit colour scaled to 8 bit",)
     return ()
 
 
-def _ppm_highest(content: bytes) -> int:
-    words = re.sub(rb"#[^\n]*", b"", content[:1000]).split(maxsplit=4)
-    return int(words[3])
+def _ppm_highest(image: Image.Image) -> int:
+    # Pillow tells its decoder the highest value, unless it is 255 and the bytes serve as they are.
+    arguments = image.tile[0].args if isinstance(image, ImageFile.ImageFile) else ()
+    return int(arguments[1]) if isinstance(arguments, tuple) else 255
 
 
 def _scale_transparent_gray(image: Image.Image, depth: int) -> None:

@@ -64,6 +64,9 @@ def window_percentiles(
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Spread values between their percentiles 0.5 and 99.5 over 0 to 255, all channels alike.
 
+    Where both are one value, as in a picture that is black but for a few spots, the lowest and the
+    highest value take their place.
+
     Args:
         levels: Those of the image.
         values: What each level means, shape (n,). What is not finite becomes the lowest value,
@@ -80,6 +83,8 @@ def window_percentiles(
     if not counted.any():
         raise ImageError("holds no finite value")
     low, high = _percentiles(values[counted], levels.counts[counted])
+    if low == high:
+        low, high = values[counted].min(), values[counted].max()
     notes = [f"{kind}, values {low:g} to {high:g} spread over 0 to 255"]
     at_top = np.isposinf(values)
     for found, end in ((~np.isfinite(values) & ~at_top, "lowest"), (at_top, "highest")):

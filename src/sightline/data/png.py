@@ -1,4 +1,4 @@
-"""PNG: are all its rows there, and do its checksums fit?"""
+"""PNG: are all its rows and its palette there, and do its checksums fit?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import zlib
 from sightline.data.checked import ImageError
 from sightline.data.headers import PNG_START
 
+_PALETTE = 3  # among the colour types
+
 
 def png_depth(content: bytes) -> int:
     """Return the bits of a sample."""
@@ -15,13 +17,16 @@ def png_depth(content: bytes) -> int:
 
 
 def check_png(content: bytes) -> None:
-    """Refuse a PNG whose rows are not all there; Pillow reads it and leaves them black.
+    """Refuse a PNG whose rows or palette are not there; Pillow reads it and leaves them black.
 
     Raises:
-        ImageError: If rows are missing, the file is cut short, or a checksum does not fit.
+        ImageError: If rows or the palette are missing, the file is cut short, or a checksum does
+            not fit.
     """
     width, height, depth, color, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
+    if color == _PALETTE and not _chunks(content, b"PLTE"):
+        raise ImageError("damaged: the palette is missing")
+    channels = {0: 1, 2: 3, _PALETTE: 1, 4: 2, 6: 4}[color]
     passes = [(width, height)]
     if interlaced:
         grid = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import random
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from sightline.data.shards import (
     is_recent,
 )
 from sightline.storage import join_uri, open_storage
+from sightline.storage.scratch import ScratchFolder
 
 MANIFEST_FILE = "manifest.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -72,8 +72,8 @@ def publish_dataset(
         ValueError: If the samples are not in order.
     """
     _require_stored(store_uri, shards)
-    with tempfile.TemporaryDirectory(prefix="sightline-samples-") as scratch:
-        listing = Path(scratch, SAMPLES_FILE)
+    with ScratchFolder("samples") as scratch:
+        listing = scratch / SAMPLES_FILE
         described = _write_listing(listing, shards, samples)
         manifest: dict[str, Any] = {
             "format_version": FORMAT_VERSION,

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from sightline.data.samples import Box
-from sightline.data.scratch import ScratchFolder
 from sightline.storage import Storage, join_uri, open_storage
+from sightline.storage.scratch import ScratchFolder
 
 SHARDS_FOLDER = "shards"
 SHARD_SIZE_BYTES = 64 * 2**20

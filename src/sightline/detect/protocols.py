@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.data import PackedDataset, derived_seed
@@ -11,6 +9,7 @@ from sightline.detect.config import DetectConfig
 from sightline.detect.yolo_folder import write_yolo_folder
 from sightline.encoders import Encoder, build_encoder
 from sightline.encoders.yolo_detector import DetectorSpec, build_detector
+from sightline.storage.scratch import ScratchFolder, remove_dead_scratch
 from sightline.telemetry import announce, count, format_duration
 
 if TYPE_CHECKING:
@@ -47,8 +46,9 @@ def train_protocols(
         announce("detect", f"about {format_duration(total)} on this machine, plus scoring")
 
     trainings = {}
-    with tempfile.TemporaryDirectory(prefix="sightline-yolo-") as scratch:
-        images = write_yolo_folder(dataset, Path(scratch), max_gib=config.max_local_gib)
+    remove_dead_scratch()  # a killed detect leaves its images, which may fill the disk
+    with ScratchFolder("yolo") as scratch:
+        images = write_yolo_folder(dataset, scratch / "set", max_gib=config.max_local_gib)
         for protocol, encoder in encoders.items():
             trainings[protocol] = train_detector(
                 build_detector(encoder, spec, seed=config.seed),

@@ -32,6 +32,7 @@ _IMAGE_SUFFIXES = {
 }
 # What the layout itself consists of, and what trainings leave in it.
 _YOLO_SUFFIXES = {".txt", ".yaml", ".yml", ".cache"}
+_HIDDEN = "hidden image"
 SHOWN_IGNORED = 50
 
 
@@ -152,9 +153,10 @@ def list_image_files(
     """
     others = Counter[str]()
     images = 0
+    first_hidden = ""
 
     def walk() -> Iterator[ListedFile]:
-        nonlocal images
+        nonlocal images, first_hidden
         for lost in _find_lost_links(findings.uri):
             if _is_hidden(PurePosixPath(lost)):
                 continue
@@ -173,6 +175,9 @@ def list_image_files(
                 yield reject(findings, _shown(entry.key), Stage.LISTING, why)
                 continue
             if _is_hidden(path):
+                if suffix in _IMAGE_SUFFIXES and not _is_of_macos(path):
+                    others[_HIDDEN] += 1
+                    first_hidden = first_hidden or _shown(entry.key)
                 continue
             if not _is_utf8(entry.key):
                 why = "its name is not valid UTF-8: rename it"
@@ -189,6 +194,11 @@ def list_image_files(
     catalogue.add_files(walk())
     if not images:
         raise UserError(_explain_no_images(findings, catalogue, others))
+    if hidden := others.pop(_HIDDEN, 0):
+        findings.warnings.append(
+            f"{count(hidden, _HIDDEN)} {'was' if hidden == 1 else 'were'} left alone, such as "
+            f"{first_hidden}: rename what begins with a dot to have it read"
+        )
     known = {".txt", ".yaml", ".yml", ".csv", ".md", ".json", ".cache"}
     strange = {suffix: files for suffix, files in others.items() if suffix not in known}
     if strange:
@@ -207,6 +217,11 @@ def _find_lost_links(uri: str) -> list[str]:
         for name in names
         if Path(folder, name).is_symlink() and not Path(folder, name).exists()
     )
+
+
+def _is_of_macos(path: PurePosixPath) -> bool:
+    # What macOS notes beside each image, under the image's own suffix.
+    return path.name.startswith("._") or "__MACOSX" in path.parts
 
 
 def _is_hidden(path: PurePosixPath) -> bool:

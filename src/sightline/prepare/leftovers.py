@@ -6,9 +6,9 @@ import re
 import time
 
 from sightline.config import UserError
-from sightline.data.scratch import remove_dead_scratch
 from sightline.data.shards import SHARDS_FOLDER
 from sightline.storage import open_storage
+from sightline.storage.scratch import remove_dead_scratch
 from sightline.telemetry import announce, count
 
 GRACE_SECONDS = 24 * 3600.0

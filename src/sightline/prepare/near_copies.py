@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.scratch import ScratchFolder
+from sightline.storage.scratch import ScratchFolder
 
 NEAR_CORRELATION = 0.99
 MAX_LOOKALIKES = 1000

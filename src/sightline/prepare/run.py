@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from sightline.config import UserError
-from sightline.data.scratch import ScratchFolder
 from sightline.prepare.catalogue import KINDS, Catalogue
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.data_report import write_report
@@ -46,6 +45,7 @@ from sightline.prepare.table import match_rows, read_table
 from sightline.prepare.yolo_labels import find_boxes, read_boxes
 from sightline.storage import new_artifacts, open_storage
 from sightline.storage.artifacts import write_json
+from sightline.storage.scratch import ScratchFolder
 from sightline.telemetry import announce, count
 
 # A write that fails for lack of space reaches SQLite as one of these.

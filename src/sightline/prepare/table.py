@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import itertools
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, TextIO
 
 from sightline.config import UserError
@@ -14,6 +13,7 @@ from sightline.prepare.catalogue import Catalogue
 from sightline.prepare.folders import SPLIT_NAMES
 from sightline.prepare.nameless import without_suffix
 from sightline.storage import open_storage
+from sightline.storage.scratch import ScratchFolder
 from sightline.telemetry import count
 
 _SHOWN_PROBLEMS = 10
@@ -28,8 +28,8 @@ def read_table(uri: str, catalogue: Catalogue) -> None:
     """
     folder, slash, name = uri.rpartition("/")
     storage = open_storage(folder or ("/" if slash else "."))
-    with tempfile.TemporaryDirectory(prefix="sightline-table-") as scratch:
-        path = Path(scratch, "table.csv")
+    with ScratchFolder("table") as scratch:
+        path = scratch / "table.csv"
         storage.download(name, path)
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:

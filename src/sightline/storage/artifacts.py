@@ -27,7 +27,8 @@ from sightline import __version__
 from sightline.config import StepConfig, StepUris, UserError
 from sightline.storage.base import NotFoundError, Storage, join_uri, open_storage
 from sightline.storage.local import LocalStorage
-from sightline.storage.verified import read_verified, refuse_altered
+from sightline.storage.scratch import ScratchFolder
+from sightline.storage.verified import AlteredError, read_verified, refuse_altered
 
 ARTIFACTS_FILE = "artifacts.json"
 _FILES_AT_ONCE = 8
@@ -61,8 +62,9 @@ def new_artifacts(step: str, uris: StepUris, config: StepConfig, out_uri: str) -
         UserError: If `out_uri` holds a finished result already, or cannot be written to.
     """
     require_new(out_uri)
-    with tempfile.TemporaryDirectory(prefix=f"sightline-{step}-") as scratch:
-        folder = Path(scratch)
+    with ScratchFolder(step) as scratch:
+        folder = scratch / "result"  # not among the files of the scratch folder's own
+        folder.mkdir()
         yield folder
         described = {
             "step": step,
@@ -98,13 +100,17 @@ def fetch_artifacts(uri: str, names: Iterable[str] | None = None) -> Path:
         UserError: If a file's size or sha256 is not what was published.
     """
     storage = open_storage(uri)
+
+    def read() -> tuple[bytes, dict[str, dict[str, Any]]]:
+        content = storage.read_bytes(ARTIFACTS_FILE)
+        return content, _read_list(content, uri)
+
     try:
-        manifest = storage.read_bytes(ARTIFACTS_FILE)
+        manifest, listed = read_verified(join_uri(uri, ARTIFACTS_FILE), read)
     except NotFoundError:
         raise NotFoundError(
             f"no finished result under {uri}: the step that writes it has not ended there"
         ) from None
-    listed = _read_list(manifest, uri)
     wanted = list(listed if names is None else names)
     for name in wanted:
         if name not in listed:
@@ -179,8 +185,8 @@ def _store(storage: Storage, path: Path, name: str, described: dict[str, Any]) -
 
 
 def _holds(storage: Storage, key: str, described: dict[str, Any]) -> bool:
-    with tempfile.TemporaryDirectory(prefix="sightline-stored-") as scratch:
-        stored = Path(scratch, "stored")
+    with ScratchFolder("stored") as scratch:
+        stored = scratch / "stored"
         try:
             storage.download(key, stored)
         except NotFoundError:  # a folder has that name, or it has just been removed
@@ -206,9 +212,9 @@ def _read_list(manifest: bytes, uri: str) -> dict[str, dict[str, Any]]:
             if not (_is_plain(name) and _is_plain(described.get("key", name))):
                 raise ValueError(name)
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(
-            f"{join_uri(uri, ARTIFACTS_FILE)} is not as a step writes it: run its step again"
-        ) from None
+        list_uri = join_uri(uri, ARTIFACTS_FILE)
+        message = f"{list_uri} is not as a step writes it: run its step again"
+        raise AlteredError(message, list_uri) from None
     return dict(listed)
 
 

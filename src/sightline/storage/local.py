@@ -16,6 +16,8 @@ from sightline.config import UserError
 from sightline.storage.base import Entry, NotFoundError, UnreadableError
 
 _PARTIAL_PREFIX = ".partial-"
+_LOCK_FILE = f"{_PARTIAL_PREFIX}lock"
+_COPIED_BYTES = 2**20
 
 
 class LocalStorage:
@@ -46,9 +48,16 @@ class LocalStorage:
     def write_if_unchanged(self, key: str, content: bytes, expected: bytes | None) -> bool:
         """Store an object only if it still holds `expected` (None: is absent)."""
         path = self._path(key)
+        if expected is None:
+            try:
+                with replacing(path, _put_new) as partial:
+                    partial.write_bytes(content)
+            except FileExistsError:
+                return False
+            return True
         _make_folder(path.parent)
         with _locked(path.parent):
-            if (self.read_bytes(key) if path.is_file() else None) != expected:
+            if not _is_file(path) or self.read_bytes(key) != expected:
                 return False
             self.write_bytes(key, content)
             return True
@@ -56,7 +65,7 @@ class LocalStorage:
     def upload(self, source: Path, key: str, only_new: bool = False) -> bool:
         """Store a local file whole; with `only_new`, only where nothing is stored yet."""
         path = self._path(key)
-        if only_new and path.exists():
+        if only_new and _is_file(path):
             return False
         try:
             with replacing(path, _put_new if only_new else os.replace) as partial:
@@ -68,10 +77,14 @@ class LocalStorage:
     def download(self, key: str, target: Path) -> None:
         """Fetch an object into a local file, whole or not at all."""
         path = self._path(key)
-        if not path.is_file():
+        if not _is_file(path):
             raise NotFoundError(f"nothing is stored at {path}")
-        with replacing(target) as partial:
-            shutil.copyfile(path, partial)
+        try:
+            source = path.open("rb")
+        except OSError as error:
+            raise UnreadableError(f"cannot read {path}: {error.strerror}") from None
+        with source, replacing(target) as partial, partial.open("wb") as file:
+            shutil.copyfileobj(source, file, _COPIED_BYTES)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
@@ -81,7 +94,7 @@ class LocalStorage:
 
     def exists(self, key: str) -> bool:
         """Say whether an object is stored under the key."""
-        return self._path(key).is_file()
+        return _is_file(self._path(key))
 
     def delete(self, key: str) -> None:
         """Remove an object."""
@@ -105,9 +118,13 @@ class LocalStorage:
     def require_writable(self) -> None:
         """Raise now, rather than after hours of work, if nothing can be stored here."""
         folder = self.root.absolute()
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        try:
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            is_ours = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+        except OSError as error:
+            raise UserError(f"cannot write below {self.root}: {error.strerror}") from None
+        if not is_ours:
             raise UserError(f"cannot write below {self.root}: {folder} is not ours to write to")
 
     def list_unfinished(self) -> Iterator[Entry]:
@@ -175,16 +192,32 @@ def _put_new(partial: Path, path: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    # The folder itself is locked, so that no lock file is left among the user's results.
-    try:
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The folder itself is locked, so that no lock file is left among the user's results. NFS locks
+    # only what is open for writing, as no folder can be (flock(2), NFS details): there one stays.
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:
+                lock = os.open(folder / _LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                os.utime(lock)  # nobody may take it for what a killed write left
+        except OSError as error:
+            raise UserError(
+                f"cannot lock {folder}: {error.strerror}; two writers at once could undo each "
+                "other there: choose another folder"
+            ) from None
         yield
-    finally:
-        os.close(lock)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise UserError(f"cannot look at {path}: {error.strerror}") from None
 
 
 def _make_folder(folder: Path) -> None:

@@ -87,6 +87,12 @@ def explain_refusal(refusal: Refusal, target: Target, access: Access) -> Excepti
             f"there is no bucket {target.bucket} at {target.endpoint}: "
             "create it, or mend the address or s3_endpoint_url"
         )
+    if status == 404 and code in _ABSENT_CODES and access == "list":
+        # A prefix without objects is an empty list, never absent.
+        return UserError(
+            f"{target.endpoint} does not know the bucket {target.bucket} or is no S3 server "
+            "(404): mend the address or s3_endpoint_url"
+        )
     if status == 404 and code in _ABSENT_CODES:
         return NotFoundError(f"nothing is stored at {target.uri}")
     if code == "RequestTimeTooSkewed":

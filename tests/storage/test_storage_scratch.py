@@ -9,11 +9,11 @@ import tempfile
 
 import pytest
 
-from sightline.data.scratch import ScratchFolder, remove_dead_scratch
+from sightline.storage.scratch import ScratchFolder, remove_dead_scratch
 
 KILLED = """
 import os, signal
-from sightline.data.scratch import ScratchFolder
+from sightline.storage.scratch import ScratchFolder
 folder = ScratchFolder("test")
 (folder.path / "shard.tar").write_bytes(b"half")
 print(folder.path, flush=True)
