@@ -193,7 +193,8 @@ class PretrainConfig(StepConfig):
     killed or did not answer."""
 
     tensorboard_dir: str = ""
-    """Local folder that receives TensorBoard's event files while training runs; empty: none."""
+    """Local folder that receives TensorBoard's event files while training runs; empty: none. The
+    result has them in any case."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the order of the images and every view."""
