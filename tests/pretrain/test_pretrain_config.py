@@ -75,6 +75,19 @@ def test_every_setting_says_what_it_is():
             {"workers": 16},
             r"8 of lanes 8 fit global_batch_size 32, got 16 workers: set lanes to 16",
         ),
+        (
+            {"images_per_pass": 4},
+            r"0, or at least the 8 lanes of images, got 4: raise it, or lower lanes",
+        ),
+        (
+            {"images_per_pass": 1, "lanes": 1},
+            "images_per_pass must give BatchNorm 2 images or more, .*got 1: raise it",
+        ),
+        (
+            # Each of 8 workers has 4 images, in passes of one.
+            {"images_per_pass": 8, "workers": 8, "batch_norm": "per_worker"},
+            "images_per_pass must give BatchNorm 2 images or more",
+        ),
         ({"lanes": 0}, "lanes: input should be greater than or equal to 1"),
         ({"normalize_std": (1, 0, 1)}, "normalize_std must be above 0"),
         ({"global_batch_size": 1}, "global_batch_size: input should be greater than or equal to 2"),

@@ -55,13 +55,14 @@ def test_published_result_can_be_read_by_everyone(published):
 
 def test_a_result_is_never_overwritten(published, labelled_dataset, tiny_config):
     folder, metrics = published
-    before = {path: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(folder))
     with pytest.raises(UserError, match="already holds a finished result"):
         run(uris, tiny_config.model_copy(update={"seed": 1}))
     # The very same run again, as after a restart that came too late, has nothing left to do.
     assert run(uris, tiny_config.model_copy(update={"checkpoint_minutes": 1.0})) == metrics
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_the_step_gives_pretraining_the_groups_of_the_data_set(

@@ -14,12 +14,13 @@ from sightline.data import open_dataset
 from sightline.data.labelled import read_labelled
 from sightline.data.stream import ArrayStream
 from sightline.encoders import encode_images, load_encoder
-from sightline.pretrain import PretrainConfig, pretrain
+from sightline.pretrain import PretrainConfig, pretrain, train
 from sightline.pretrain.config import PretrainUris
 from sightline.pretrain.probe import NeighbourProbe
 from sightline.pretrain.run import run
 from sightline.pretrain.train import effective_rank, embedding_std, pretrain_from
 from sightline.scoring.neighbours import knn_predict
+from sightline.storage import fetch_artifacts
 from sightline.telemetry.exporter import Exporter
 
 
@@ -106,6 +107,37 @@ def test_tensorboard_gets_every_step_and_epoch(noise_images, tiny_settings, tmp_
             )
         ),
     }
+
+
+def test_a_result_has_the_curves_of_the_whole_training(
+    labelled_dataset, tiny_config, tmp_path, monkeypatch
+):
+    uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(tmp_path / "out"))
+    end_epoch = train._Training.end_epoch
+
+    def fail_in_the_second_epoch(training, probe):
+        if training.epoch == 2:
+            raise RuntimeError("the power was cut")
+        end_epoch(training, probe)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Training, "end_epoch", fail_in_the_second_epoch)
+        with pytest.raises(RuntimeError, match="power"):
+            run(uris, tiny_config)
+    run(uris, tiny_config)
+    folder = fetch_artifacts(uris.out_uri)
+    found = read_events(folder / "tensorboard")
+    with (folder / "steps.csv").open(newline="") as file:
+        losses = {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file)}
+    assert found["pretrain/loss"] == pytest.approx(losses)
+    with (folder / "history.csv").open(newline="") as file:
+        history = list(csv.DictReader(file))
+    for name in ("loss", "images_per_second", "embedding_std", "effective_rank"):
+        expected = {4 * int(row["epoch"]): float(row[name]) for row in history}
+        assert found[f"pretrain/epoch/{name}"] == pytest.approx(expected)
+    assert found["pretrain/learning_rate"] == pytest.approx(
+        {step: float(history[(step - 1) // 4]["learning_rate"]) for step in range(1, 9)}
+    )
 
 
 def test_prometheus_can_ask_a_training_how_it_goes(noise_images, tiny_config, monkeypatch):

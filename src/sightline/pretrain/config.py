@@ -146,6 +146,11 @@ class PretrainConfig(StepConfig):
     """Images of one step over all workers; each image meets twice as many, less two, negatives.
     It is divided among the workers, so it must be a multiple of them."""
 
+    images_per_pass: Annotated[int, Field(ge=0)] = 0
+    """Images, at most, whose two views go through the network at once, over all workers; 0: the
+    whole batch. Less memory for a third more time: the loss and all its negatives still span the
+    batch (gradient caching), but BatchNorm normalises each pass by itself."""
+
     epochs: Annotated[int, Field(ge=1)] = 100
     """Times each image is seen, as two views."""
 
@@ -193,7 +198,8 @@ class PretrainConfig(StepConfig):
     killed or did not answer."""
 
     tensorboard_dir: str = ""
-    """Local folder that receives TensorBoard's event files while training runs; empty: none."""
+    """Local folder that receives TensorBoard's event files while training runs; empty: none. The
+    result has them in any case."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights, the order of the images and every view."""
@@ -283,9 +289,25 @@ class PretrainConfig(StepConfig):
         named = {"imagenet": IMAGENET_STD, "none": (1.0, 1.0, 1.0)}
         return named.get(self.normalize, self.normalize_std)
 
+    @property
+    def used_lanes(self) -> int:
+        """Lanes that an epoch's images are read in."""
+        return math.gcd(self.lanes, self.global_batch_size)
+
+    @property
+    def passes(self) -> int:
+        """Parts of near equal size in which a batch goes through the network."""
+        if not self.images_per_pass:
+            return 1
+        of_a_lane = self.global_batch_size // self.used_lanes
+        return math.ceil(of_a_lane / max(1, self.images_per_pass // self.used_lanes))
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        lanes = math.gcd(self.lanes, self.global_batch_size)
+        lanes = self.used_lanes
+        smallest_pass = self.global_batch_size // lanes // self.passes * lanes
+        if self.batch_norm == "per_worker":
+            smallest_pass //= self.workers
         shared = self.global_batch_size % self.workers == 0
         rules = {
             f"blur_kernel_px must be odd, got {self.blur_kernel_px}": self.blur_kernel_px % 2 == 1,
@@ -302,6 +324,12 @@ class PretrainConfig(StepConfig):
             f"workers must divide the lanes that images are read in, {lanes} of lanes "
             f"{self.lanes} fit global_batch_size {self.global_batch_size}, got {self.workers} "
             f"workers: set lanes to {self.workers}": lanes % self.workers == 0 or not shared,
+            f"images_per_pass must be 0, or at least the {lanes} lanes of images, got "
+            f"{self.images_per_pass}: raise it, or lower lanes": self.images_per_pass
+            not in range(1, lanes),
+            "images_per_pass must give BatchNorm 2 images or more, or it compares the views of one "
+            f"image with each other, got {self.images_per_pass}: raise it": self.passes == 1
+            or smallest_pass > 1,
             f"normalize_std must be above 0, got {self.normalize_std}": min(self.normalize_std) > 0,
         }
         broken = [text for text, holds in rules.items() if not holds]

@@ -17,6 +17,7 @@ from sightline.pretrain.curves import draw_curves, write_history, write_steps
 from sightline.pretrain.probe import NeighbourProbe
 from sightline.pretrain.temperature import temperature_figure
 from sightline.pretrain.train import Pretrained, pretrain_from
+from sightline.pretrain.watch import write_events
 from sightline.storage import (
     NotFoundError,
     fetch_artifacts,
@@ -35,6 +36,8 @@ from sightline.training.recovery import Recovery, recovery_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
 """Where a run's checkpoints lie below `out_uri`, until its result is published."""
+TENSORBOARD_FOLDER = "tensorboard"
+"""Where a result has its event file."""
 
 
 def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
@@ -202,6 +205,7 @@ def _publish(
         save_encoder(pretrained.encoder, folder)
         write_history(pretrained.history, folder / "history.csv")
         write_steps(pretrained.step_losses, folder / "steps.csv")
+        write_events(pretrained.history, pretrained.step_losses, folder / TENSORBOARD_FOLDER)
         draw_curves(pretrained.history, metrics["chance_loss_nats"], folder / "curves.png")
         write_json(folder / "temperature.json", temperature_figure(config.temperature))
         write_json(folder / "metrics.json", metrics)

@@ -22,6 +22,7 @@ from sightline.encoders import Encoder, EncoderSpec, build_encoder
 from sightline.encoders.files import load_weights
 from sightline.pretrain.batches import Batch, ImageBatches, load_batches
 from sightline.pretrain.config import PretrainConfig
+from sightline.pretrain.gradient_cache import backward_in_passes, divide
 from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.loss import chance_loss, nt_xent_loss
 from sightline.pretrain.probe import NeighbourProbe
@@ -273,24 +274,31 @@ class _Training:
         """
         config = self._config
         first, second, groups = batch
-        views = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
-        views = views.float().div_(255)
-        with autocast(self.device, config.precision):
-            self._projections = self._trained(views)
+        passes = divide(len(groups), config.used_lanes // distributed.world_size(), config.passes)
+        groups = groups[torch.cat(passes)]
         own_groups = groups if config.exclude_group_negatives else None
-        first, second = self._projections.chunk(2)
-        loss = nt_xent_loss(first, second, config.temperature, own_groups)
-        value = loss.item()
-        self._require_finite(value, "loss")
+
+        def project(images: Tensor) -> Tensor:
+            whole = len(images) == len(groups)
+            both = torch.cat([v if whole else v[images] for v in (first, second)])
+            views = both.contiguous(memory_format=torch.channels_last).float().div_(255)
+            with autocast(self.device, config.precision):
+                return cast(Tensor, self._trained(views))
+
+        def cost(first: Tensor, second: Tensor) -> Tensor:
+            loss = nt_xent_loss(first, second, config.temperature, own_groups)
+            self._require_finite(loss.item(), "loss")
+            return loss
+
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, self._projections = backward_in_passes(self._trained, passes, project, cost)
         # After data-parallel training has averaged them, all processes hold the same gradients.
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         self._gradient_norm = nn.utils.get_total_norm(gradients).item()
         self._require_finite(self._gradient_norm, "norm of the gradient")
         self._optimizer.step()
         self._chance_sum += _chance_loss(own_groups, config)
-        self._step_losses.append(value)
+        self._step_losses.append(loss.item())
         self.step += 1
 
     def end_epoch(self, probe: NeighbourProbe | None) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.pretrain.batches import Batch
@@ -142,17 +143,9 @@ class TrainingWatch:
         )
         self._exporter.set(m.EMBEDDING_STD, record.embedding_std, _STEP)
         self._exporter.set(m.EMBEDDING_EFFECTIVE_RANK, record.effective_rank, _STEP)
-        values = {
-            "epoch/loss": record.loss,
-            "epoch/images_per_second": record.images_per_second,
-            "epoch/data_wait_ratio": record.data_wait_ratio,
-            "epoch/embedding_std": record.embedding_std,
-            "epoch/effective_rank": record.effective_rank,
-        }
         if record.knn_accuracy is not None:
-            values["epoch/knn_accuracy"] = record.knn_accuracy
             self._exporter.set(m.EMBEDDING_KNN_ACCURACY, record.knn_accuracy, _STEP)
-        self._write(global_step, values)
+        self._write(global_step, values_of(record))
         if self._writer is not None:
             self._writer.flush()
 
@@ -193,5 +186,45 @@ class TrainingWatch:
             self._writer = SummaryWriter(
                 self._config.tensorboard_dir, purge_step=self._done_before + 1, flush_secs=10
             )
-        for name, value in values.items():
-            self._writer.add_scalar(f"{_STEP}/{name}", value, global_step)
+        _add(self._writer, global_step, values)
+
+
+def values_of(record: EpochRecord) -> dict[str, float]:
+    """Return what TensorBoard shows of an epoch, at its last step."""
+    values = {
+        "epoch/loss": record.loss,
+        "epoch/images_per_second": record.images_per_second,
+        "epoch/data_wait_ratio": record.data_wait_ratio,
+        "epoch/embedding_std": record.embedding_std,
+        "epoch/effective_rank": record.effective_rank,
+    }
+    if record.knn_accuracy is not None:
+        values["epoch/knn_accuracy"] = record.knn_accuracy
+    return values
+
+
+def write_events(
+    history: Sequence[EpochRecord], step_losses: Sequence[float], folder: Path
+) -> None:
+    """Write TensorBoard's event file of a whole training, however often it was interrupted.
+
+    Args:
+        history: All epochs.
+        step_losses: Loss of every step; each epoch has equally many.
+        folder: Where the file is written; it becomes a folder.
+    """
+    from tensorboardX import SummaryWriter
+
+    steps_per_epoch = len(step_losses) // len(history)
+    with SummaryWriter(str(folder)) as writer:
+        for step, loss in enumerate(step_losses, start=1):
+            epoch = history[(step - 1) // steps_per_epoch]
+            values = {"loss": loss, "learning_rate": epoch.learning_rate}
+            if step % steps_per_epoch == 0:
+                values |= values_of(epoch)
+            _add(writer, step, values)
+
+
+def _add(writer: SummaryWriter, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        writer.add_scalar(f"{_STEP}/{name}", value, step)

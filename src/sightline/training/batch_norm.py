@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -25,6 +27,25 @@ def synchronise_batch_norms(network: nn.Module) -> None:
             module.__class__ = SynchronisedBatchNorm
 
 
+@contextmanager
+def running_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Let every BatchNorm normalise by its batch, as in training, and learn nothing from it.
+
+    What running mean and variance, and the count of batches, were before the block they are
+    behind it.
+    """
+    following = [
+        m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+    ]
+    for module in following:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in following:
+            module.track_running_stats = True
+
+
 class SynchronisedBatchNorm(_BatchNorm):
     """BatchNorm (Ioffe, Szegedy 2015, arXiv:1502.03167) over the batch of all processes.
 
@@ -45,7 +66,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
     def follow(self, mean: Tensor, variance: Tensor, count: float) -> None:
         """Move the running mean and variance towards those of a batch, as `nn.BatchNorm2d` does."""
-        if self.running_mean is None or self.running_var is None:
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
         share = self.momentum
         if self.num_batches_tracked is not None:

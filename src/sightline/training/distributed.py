@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -167,3 +167,16 @@ def data_parallel(network: nn.Module, device: torch.device) -> nn.Module:
         return network
     device_ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=device_ids)
+
+
+def gradients_not_averaged(network: nn.Module) -> AbstractContextManager[None]:
+    """Let forward and backward in the block add up this process's own gradients only.
+
+    The next forward and backward behind it average all that was added up.
+
+    Args:
+        network: What `data_parallel` gave.
+    """
+    if isinstance(network, DistributedDataParallel):
+        return cast(AbstractContextManager[None], network.no_sync())
+    return nullcontext()
