@@ -191,7 +191,9 @@ class _Training:
             synchronise_batch_norms(network)
         # torch's stubs know no `to` with both a device and a layout, and no types of `backward`.
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._trained = distributed.data_parallel(self.network, self.device)
+        is_compiled = config.compile_network and self.device.type == "cuda"
+        computed = cast(nn.Module, torch.compile(self.network)) if is_compiled else self.network
+        self._trained = distributed.data_parallel(computed, self.device)
         self._optimizer = build_optimizer(
             config.optimizer,
             self.network,
