@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from sightline.config import UserError
 from sightline.data import SPLITS
 from sightline.data.images import CheckedImage, ImageError, read_file
 from sightline.data.shards import Member, Shard, ShardWriter
+from sightline.machine import usable_cores
 from sightline.prepare.catalogue import KINDS, THUMBNAIL_SIDE_PX, Catalogue, Stage
 from sightline.prepare.config import PrepareConfig
 from sightline.prepare.file_errors import read_listed
@@ -141,7 +141,7 @@ class _Reader:
         self._storages = storages
         self._short_side_px = short_side_px
         self._dicom_frames = config.dicom_frames
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         self.threads = max(cores, *(storage.parallel_requests for storage in storages.values()))
         # A decoded picture may take 150 MB.
         self._decoding = BoundedSemaphore(cores)

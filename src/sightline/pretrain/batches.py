@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.data.images import decode_image
 from sightline.data.stream import StreamedImage
+from sightline.machine import usable_cores
 from sightline.pretrain.augment import SimCLRViews
 from sightline.pretrain.config import PretrainConfig
 from sightline.training import distributed
@@ -155,4 +155,4 @@ def _loader_processes(config: PretrainConfig, device: torch.device) -> int:
         return config.loader_processes
     if device.type == "cpu":
         return 0
-    return max(1, (os.cpu_count() or 1) // config.workers)
+    return max(1, usable_cores() // config.workers)
