@@ -187,7 +187,9 @@ class _Reader:
         self._short_side_px = short_side_px
         self._dicom_frames = config.dicom_frames
         cores = usable_cores()
-        self.threads = max(cores, *(storage.parallel_requests for storage in storages.values()))
+        # Those that decode, or wait for their turn to, ask the store for nothing meanwhile.
+        requests = max(storage.parallel_requests for storage in storages.values())
+        self.threads = requests + 2 * cores
         # A decoded picture may take 150 MB.
         self._decoding = BoundedSemaphore(cores)
 
@@ -210,7 +212,7 @@ def _pack(content: bytes, checked: CheckedImage, short_side_px: int) -> ReadPict
     digest = hashlib.sha256(f"{height} {width}".encode())
     digest.update(pixels.data)
     picture = Image.fromarray(pixels)
-    small = picture.convert("L").resize((THUMBNAIL_SIDE_PX,) * 2, Image.Resampling.BOX)
+    small = _shrink(picture)
     scale = short_side_px / min(width, height)
     if scale < 1 or not checked.is_plain:
         if scale < 1:
@@ -229,6 +231,15 @@ def _pack(content: bytes, checked: CheckedImage, short_side_px: int) -> ReadPict
         frame=checked.frame,
         patient=checked.patient,
     )
+
+
+def _shrink(picture: Image.Image) -> Image.Image:
+    """Return the thumbnail of a picture: each pixel the mean of what it covers, in gray."""
+    side = THUMBNAIL_SIDE_PX
+    if picture.width % side == picture.height % side == 0:
+        # Whole pixels make up each mean, and to add them up first takes two thirds of the time.
+        return picture.reduce((picture.width // side, picture.height // side)).convert("L")
+    return picture.convert("L").resize((side, side), Image.Resampling.BOX)
 
 
 def _encode(picture: Image.Image) -> bytes:

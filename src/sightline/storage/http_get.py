@@ -126,13 +126,9 @@ class DirectOrigin:
     def _connect(self, patience: Patience) -> _Connection:
         try:
             connected = socket.create_connection(self._address, patience.connect)
-            try:
-                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._tls:
-                    connected = self._tls.wrap_socket(connected, server_hostname=self._address[0])
-            except BaseException:
-                connected.close()
-                raise
+            if self._tls:
+                # It takes the socket over, and closes it where it fails.
+                connected = self._tls.wrap_socket(connected, server_hostname=self._address[0])
         except OSError as error:
             raise NotConnectedError(str(error)) from error
         return _Connection(connected)
