@@ -169,11 +169,10 @@ def measure_brain_mri(folder: Path) -> bool:
     print(f"near copies: {anywhere} among all, {across.count} across folds, ", end="")
     print(f"{mixed.count} across folds of the same sizes drawn slice by slice")
     leaks = [
-        [measure_leak(thumbnails, labels, folds == fold, single, seed) for seed in range(5)]
-        for fold in sorted(set(folds))
+        measure_leak(thumbnails, labels, folds == fold, single, 0) for fold in sorted(set(folds))
     ]
-    this = [fold_leaks[0].this_split for fold_leaks in leaks if fold_leaks[0]]
-    random = [leak.random_split for fold_leaks in leaks for leak in fold_leaks if leak]
+    this = [leak.this_split for leak in leaks if leak]
+    random = [leak.random_split for leak in leaks if leak]
     print(
         f"nearest thumbnail, slices drawn one by one: {100 * np.mean(random):.1f} % right; ", end=""
     )

@@ -34,10 +34,9 @@ def test_a_split_is_read_in_order_with_far_fewer_reads_than_images(
 def test_split_that_exceeds_memory_is_refused_before_it_is_read(labelled_dataset, monkeypatch):
     dataset = open_dataset(labelled_dataset)
     dataset.split("train")  # the list of samples is read, the images are not
-    # 36 images of 32 x 32 pixels in 3 bytes are 110,592 bytes: 27 pages of 4,096.
-    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 26}
-    monkeypatch.setattr("sightline.data.labelled.os.sysconf", sizes.__getitem__)
+    # 36 images of 32 x 32 pixels in 3 bytes are 110,592 bytes.
+    monkeypatch.setattr("sightline.data.labelled.usable_memory_bytes", lambda: 110_591)
     with pytest.raises(UserError, match=r"train split of .* GiB of memory when decoded"):
         read_labelled(dataset, "train", "test")
-    sizes["SC_PHYS_PAGES"] = 27
+    monkeypatch.setattr("sightline.data.labelled.usable_memory_bytes", lambda: 110_592)
     assert len(read_labelled(dataset, "train", "test")) == 36

@@ -113,6 +113,28 @@ def test_newest_runs_stay_however_old_they_are(folder: Any):
     assert not folder.names("datasets", 2) & {f"shards/{b}.tar" for b in "23"}
 
 
+def test_killed_runs_do_not_push_out_finished_ones(folder: Any):
+    for number in range(2):
+        folder.run(f"finished-{number}", folder.dataset(b"%d" % number))
+    folder.age("runs/", days=100)
+    # One was killed in its first step, the other in its second: both are newer.
+    folder.run("killed-later", folder.dataset(b"2"))
+    for left in ("killed/prepare/config.json", "killed-later/pretrain/checkpoints/step-7.pt"):
+        folder.storage.write_bytes(f"runs/{left}", b'{"step": "prepare", "uris": {}}')
+    folder.age("runs/killed", days=90)
+    folder.gc(days_later=0, keep_runs=2)
+    assert folder.names("runs") == {"finished-0", "finished-1"}
+
+
+def test_killed_run_that_is_recent_stays_beside_those_that_are_counted(folder: Any):
+    for number in range(2):
+        folder.run(f"finished-{number}", folder.dataset(b"%d" % number))
+        folder.age(f"runs/finished-{number}/", days=100 + number)
+    folder.storage.write_bytes("runs/killed/prepare/config.json", b'{"step": "prepare"}')
+    folder.gc(days_later=29, keep_runs=1)
+    assert folder.names("runs") == {"finished-0", "killed"}
+
+
 def test_age_of_a_run_is_that_of_its_newest_file(folder: Any):
     folder.run("long", folder.dataset(b"one"))
     folder.step("long", "pretrain", {})

@@ -43,7 +43,7 @@ def test_thumbnails_that_were_read_do_not_stay_in_memory(catalogue):
 
 def test_no_more_pictures_are_decoded_at_once_than_there_are_cores(tmp_path, monkeypatch):
     Image.new("L", (32, 32), 9).save(tmp_path / "a.png")
-    monkeypatch.setattr(intake.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(intake, "usable_cores", lambda: 1)
     reader = intake._Reader(
         {"images": open_storage(str(tmp_path))}, {"images": 32}, PrepareConfig()
     )

@@ -61,7 +61,9 @@ def metrics():
         },
         "pixel_nearest_neighbour": {
             "random_split": 0.938,
+            "random_split_interval": [0.921, 0.955],
             "this_split": 0.702,
+            "this_split_interval": [0.6604, 0.7441],
             "images": 90,
             "of": 90,
         },
@@ -128,7 +130,16 @@ def test_leak_is_told_in_points_and_drawn_to_scale(render):
     assert "23.6 points are what a split that ignores groups gives away for free" in in_words(page)
     assert re.findall(r"flex:([\d.]+) 0 0;background:var", page) == ["0.938", "0.702"]
     assert 'aria-label="drawn image by image: 93.8 % right"' in page
+    assert "93.8 % 92.1–95.5" in in_words(page)
+    assert "70.2 % 66.0–74.4" in in_words(page)
     assert "Measured on" not in page
+
+
+def test_share_of_one_group_alone_has_no_interval(render, metrics):
+    metrics["pixel_nearest_neighbour"].update(random_split_interval=None, this_split_interval=None)
+    page = render()
+    assert ">70.2 %<" in page
+    assert "95 % interval" not in page
 
 
 def test_small_difference_is_not_called_a_leak(render, metrics):

@@ -119,6 +119,15 @@ def test_frames_are_refused_or_become_images_of_one_group(tmp_path, prepare):
     assert frames == {f"film.dcm#{n}": ("film.dcm", split) for n in (1, 2, 3)}
 
 
+def test_bad_files_are_weighed_against_the_frames_of_the_good_ones(tmp_path, prepare):
+    save_dicom(tmp_path / "images" / "series.dcm", 0, frames=30)
+    (tmp_path / "images" / "empty.dcm").write_bytes(b"")
+    # 1 of 2 files is bad, and 1 of 31 images.
+    metrics, samples = prepare(dicom_frames="split", max_bad_fraction=0.05)
+    assert len(samples) == 30
+    assert [entry["name"] for entry in metrics["rejected"]] == ["empty.dcm"]
+
+
 def test_files_as_scanners_and_archives_name_them_are_read(tmp_path, prepare):
     for number in range(12):
         save_dicom(tmp_path / "images" / "scanner" / f"IM{number:04d}", number)

@@ -1,10 +1,14 @@
 """The leak of a random split: known by construction, and flat in memory for a large set."""
 
+import itertools
+import math
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from sightline.prepare import leak
-from sightline.prepare.leak import measure_leak
+from sightline.prepare.leak import chances_of_neighbours, measure_leak
 
 CLASSES = np.array(["even", "odd"])
 
@@ -29,6 +33,13 @@ def test_random_split_finds_the_other_slice_and_a_split_by_patient_tosses_a_coin
     assert found.random_split > 0.95
     # 60 patients of 4 slices: chance of 0.5 with a standard error of at most 0.065.
     assert 0.3 < found.this_split < 0.7
+    # A patient is right or wrong as a whole, so the interval is that of 60 tosses: +- 0.13.
+    low, high = found.this_split_interval
+    assert low < found.this_split < high
+    assert 0.2 < high - low < 0.32
+    low, high = found.random_split_interval
+    assert low <= found.random_split <= high
+    assert high - low < 0.05
     assert (found.images, found.of) == (1200, 1200)
 
 
@@ -38,6 +49,49 @@ def test_accuracy_is_that_of_the_highest_correlation(block, monkeypatch):
     pixels, labels, is_test, groups = slices_of_patients(60, 3)
     found = measure_leak(pixels, labels, is_test, groups, seed=0)
     assert found.this_split == nearest_by_correlation(pixels, labels, is_test)
+
+
+@pytest.mark.parametrize("block", [5, 1024])
+def test_random_split_is_the_mean_over_all_random_splits(block, monkeypatch):
+    monkeypatch.setattr(leak, "_BLOCK", block)
+    pixels, labels, is_test, groups = slices_of_patients(12, 3, test_every=3)
+    labels = CLASSES[np.random.default_rng(1).integers(0, 2, len(labels))]
+    found = measure_leak(pixels, labels, is_test, groups, seed=0)
+    likeness = np.corrcoef(pixels.astype(float))
+    rng = np.random.default_rng(2)
+
+    def draw():
+        tests = rng.permutation(is_test)
+        nearest = np.where(tests, -np.inf, likeness[tests]).argmax(axis=1)
+        return (labels[nearest] == labels[tests]).mean()
+
+    draws = [draw() for _ in range(4000)]
+    # Four standard errors of the mean of the draws.
+    assert found.random_split == pytest.approx(
+        np.mean(draws), abs=4 * np.std(draws) / math.sqrt(len(draws))
+    )
+    assert measure_leak(pixels, labels, is_test, groups, seed=9).random_split == found.random_split
+
+
+def test_chances_are_those_of_every_possible_draw():
+    images, tests = 7, 4
+    first_known = Counter()
+    # Image 0 is asked; the others are its neighbours in their order.
+    for others in itertools.combinations(range(1, images), tests - 1):
+        first_known[min(set(range(1, images)) - set(others))] += 1
+    expected = [first_known[k] / math.comb(images - 1, tests - 1) for k in range(1, tests + 1)]
+    assert chances_of_neighbours(images, tests) == pytest.approx(expected)
+    assert chances_of_neighbours(2, 1).tolist() == [1]
+    assert len(chances_of_neighbours(10**6, 2 * 10**5)) < 12
+    assert len(chances_of_neighbours(10**6, 10**6 - 1)) == 64
+
+
+def test_one_group_alone_has_no_interval():
+    pixels, labels, _, groups = slices_of_patients(1, 8)
+    is_test = np.arange(8) < 2
+    found = measure_leak(pixels, labels, is_test, groups, seed=0)
+    assert found.this_split_interval is None
+    assert found.random_split_interval is None
 
 
 def test_labels_may_be_numbers():
@@ -52,11 +106,13 @@ def test_of_a_larger_set_whole_groups_are_looked_at_in_the_shares_of_the_splits(
     pixels, labels, is_test, groups = slices_of_patients(500, 4)
     rows_of = {row.tobytes(): number for number, row in enumerate(pixels)}
 
+    compare = leak._compare
+
     def watch(thumbnails, labels, is_test):
         seen["rows"] = np.array([rows_of[row.tobytes()] for row in thumbnails])
-        return nearest_by_correlation(thumbnails, labels, is_test)
+        return compare(thumbnails, labels, is_test)
 
-    monkeypatch.setattr(leak, "_nearest_accuracy", watch)
+    monkeypatch.setattr(leak, "_compare", watch)
     found = measure_leak(pixels, labels, is_test, groups, seed=0, max_images=400)
     rows = seen["rows"]
     assert (found.images, found.of) == (len(rows), 2000) == (400, 2000)

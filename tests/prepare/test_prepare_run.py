@@ -255,6 +255,20 @@ def test_bad_files_are_listed_with_their_reasons(place, labels):
     assert len(names) == 3 * 24 * 2 + 1
 
 
+def test_images_without_a_group_are_counted_of_those_in_the_set(place, labels):
+    (labels / "rows" / "a-bad.png").write_bytes(b"")
+    (labels / "rows" / "a-text.png").write_bytes(b"no image")
+    save(labels / "rows" / "nobody.png", noise(4321))
+    # The same picture with another class: neither is in the set.
+    for folder in ("rows", "columns"):
+        Image.new("L", (32, 32), 77).save(labels / folder / "torn.png")
+    metrics = place.run(labels_uri=labels)
+    images = 3 * 24 * 2 + 1
+    assert (metrics["groups"]["known"], metrics["groups"]["images"]) == (images - 1, images)
+    told = "1 image has no group and counts as a group alone: rows/nobody.png"
+    assert told in metrics["warnings"]
+
+
 def test_too_many_bad_files_fail_the_step_with_the_reasons(place, labels):
     for number in range(8):
         (labels / "rows" / f"empty-{number}.png").write_bytes(b"")

@@ -8,7 +8,13 @@ import pytest
 
 from sightline.config import UserError
 from sightline.prepare.catalogue import Catalogue, ListedFile
-from sightline.prepare.splits import assign_splits, group_files, require_every_split, split_of
+from sightline.prepare.splits import (
+    assign_splits,
+    describe_grouping,
+    group_files,
+    require_every_split,
+    split_of,
+)
 
 FRACTIONS = {"test_fraction": 0.2, "val_fraction": 0.15}
 
@@ -35,8 +41,12 @@ def decide(tmp_path):
                 "UPDATE files SET table_group = ?, table_split = ? WHERE key = ?",
                 [(group, split, key) for key, (group, split) in (rows or {}).items()],
             )
-            grouping = group_files(catalogue, pattern)
+            group_files(catalogue, pattern)
             assign_splits(catalogue, seed=seed, **FRACTIONS)
+            for file, kind, name in list(catalogue.rows("SELECT id, kind, key FROM files")):
+                picture = {"file": file, "frame": 0, "kind": kind, "name": name}
+                catalogue.add_picture(picture, bytes(1024))
+            grouping = describe_grouping(catalogue)
             groups = catalogue.values("SELECT group_name FROM files ORDER BY id")
             return grouping, groups, dict(catalogue.rows("SELECT name, split FROM groups"))
 

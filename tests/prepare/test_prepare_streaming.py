@@ -23,6 +23,7 @@ from sightline.data import open_dataset
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.run import run
 from sightline.prepare.window import map_in_window
+from sightline.storage.local import LocalStorage
 
 BY_GROUP = PrepareConfig(group_pattern=r"(p\d+)_")
 # Kills its process in the middle of its n-th write: the bytes are there, the name is not yet.
@@ -322,11 +323,29 @@ def test_half_of_the_images_damaged_publishes_nothing(tmp_path):
     for path in sorted(images.iterdir())[::2]:
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(
-        UserError, match=r"20 of 40 images of images_uri .* are rejected, more than"
+        UserError, match=r"at least 3 of 40 images of images_uri .* are rejected, more than"
     ):
         run(uris(tmp_path, images), BY_GROUP)
     assert versions(tmp_path / "store") == []
     assert not (tmp_path / "out").exists()
+
+
+def test_reading_stops_once_too_many_are_bad_whatever_the_others_are(tmp_path, monkeypatch):
+    images = make_tree(tmp_path / "images", 2000)
+    for path in images.iterdir():
+        path.write_bytes(b"")
+    asked = []
+    read_bytes = LocalStorage.read_bytes
+
+    def count(storage, key, *arguments):
+        asked.append(key)
+        return read_bytes(storage, key, *arguments)
+
+    monkeypatch.setattr(LocalStorage, "read_bytes", count)
+    # 100 of 2,000 are allowed, the 101st is one too many; some more are under way by then.
+    with pytest.raises(UserError, match="at least 101 of 2000 images"):
+        run(uris(tmp_path, images), BY_GROUP)
+    assert len(asked) < 1000
 
 
 @pytest.mark.parametrize("limit_bytes", [3_000, 60_000])

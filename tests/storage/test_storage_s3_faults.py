@@ -183,9 +183,10 @@ def test_body_that_trickles_is_given_up_at_the_deadline(stored, open_faulty):
             self.looks += 1
             return 20.0 * self.looks
 
+    open_faulty().write_bytes("large", bytes(2**20))  # more than comes at once
     storage = open_faulty(HastyClock(), s3_deadline_seconds=30)
     with pytest.raises(StorageUnavailableError, match="the body came too slowly"):
-        storage.read_bytes("image")
+        storage.read_bytes("large")
 
 
 def test_wait_that_the_server_asks_for_is_kept(stored, open_faulty):

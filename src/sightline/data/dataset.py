@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from sightline.data.images import decode_image
 from sightline.data.publish import FORMAT_VERSION, MANIFEST_FILE, SAMPLES_FILE, manifest_digest
 from sightline.data.readahead import read_ahead
 from sightline.data.samples import Sample, parse_samples
+from sightline.machine import usable_cores
 from sightline.storage import NotFoundError, join_uri, open_storage
 from sightline.storage.verified import AlteredError, read_verified, refuse_altered
 
@@ -125,7 +125,7 @@ class PackedDataset:
 
     def iter_images(self) -> Iterator[NDArray[np.uint8]]:
         """Yield every image in the order of `samples`, shape (height, width, 3), RGB, 0..255."""
-        threads = os.cpu_count() or 1
+        threads = usable_cores()
         return read_ahead(decode_image, self.iter_bytes(), threads, 2 * threads)
 
     def read_images(self) -> list[NDArray[np.uint8]]:

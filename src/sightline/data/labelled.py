@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from sightline.config import UserError
 from sightline.data.dataset import PackedDataset
 from sightline.data.samples import SPLITS, Sample
+from sightline.machine import usable_memory_bytes
 from sightline.telemetry import track
 
 
@@ -76,13 +76,13 @@ def read_labelled(dataset: PackedDataset, split: str, label: str) -> LabelledIma
 
 
 def require_memory(dataset: PackedDataset, what: str) -> None:
-    """Refuse images that, decoded, exceed the machine's memory, before any is read.
+    """Refuse images that, decoded, exceed the memory of machine or pod, before any is read.
 
     Raises:
         UserError: If they do.
     """
     needed = sum(3 * sample.width * sample.height for sample in dataset.samples)
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    present = usable_memory_bytes()
     if needed > present:
         raise UserError(
             f"{what} needs {needed / 2**30:.1f} GiB of memory when decoded, got "

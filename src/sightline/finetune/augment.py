@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from sightline.data import derived_seed
 from sightline.finetune.config import FinetuneConfig
+from sightline.machine import usable_cores
 
 _RATIOS = (3 / 4, 4 / 3)
 _BATCHES_AHEAD = 2
@@ -90,7 +90,7 @@ def training_batches(
         return torch.from_numpy(views).permute(0, 3, 1, 2).contiguous()
 
     waiting: deque[tuple[Future[Tensor], NDArray[np.int64]]] = deque()
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(4, usable_cores())) as pool:
         for places in batches:
             waiting.append((pool.submit(draw_batch, places), places))
             if len(waiting) > _BATCHES_AHEAD:

@@ -22,7 +22,8 @@ class GcConfig(StepConfig):
     keep_days: float = Field(default=30.0, ge=0)
     """Runs, data set versions and models whose newest file is younger than this stay."""
     keep_runs: int = Field(default=5, ge=0)
-    """This many of the newest runs stay, however old they are."""
+    """This many of the newest finished runs stay, however old they are. A run of which a step was
+    begun and did not end is not counted; `keep_days` protects it while it is recent."""
     grace_hours: float = Field(default=24.0, ge=0)
     """Nothing younger than this is touched, shards and unfinished writes included; must be longer
     than the longest run of prepare, which stores shards before the version that names them."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sightline.data.shards import SHARDS_FOLDER
 from sightline.storage import Entry, join_uri, open_storage
+from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.storage.local import LocalStorage
 from sightline.telemetry import track
 
@@ -51,6 +52,13 @@ class Unit:
     """When its newest file was written, in Unix time by the clock of the store."""
     marks: set[str] = field(default_factory=set)
     """The files that tell what it is, below its name."""
+    steps: set[str] = field(default_factory=set)
+    """Of a run: the steps that left anything."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether each of a run's steps that left anything also ended."""
+        return all(f"{step}/{ARTIFACTS_FILE}" in self.marks for step in self.steps)
 
     def add(self, entry: Entry) -> None:
         """Count one more file."""
@@ -103,6 +111,8 @@ class Area:
             below = entry.key[len(name) + 1 :]
             if _MARKS.fullmatch(below):
                 unit.marks.add(below)
+            if self.name == "runs":
+                unit.steps.add(below.partition("/")[0])
         return units, foreign
 
     def unit_of(self, key: str) -> str | None:

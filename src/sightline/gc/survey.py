@@ -83,11 +83,10 @@ def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Surv
     runs = _own_runs(areas["runs"], units["runs"], foreign["runs"])
     champions = {place for place, kind in map(split_model, units["models"]) if kind == CHAMPION}
     needed = read_champions(areas["models"], units["models"])
-    needed.runs |= {
-        name
-        for place, name in enumerate(sorted(runs, key=lambda n: runs[n].newest, reverse=True))
-        if place < keep_runs or runs[name].newest > limits.finished
-    }
+    # One that was killed must not push out one that has results; its age alone protects it.
+    finished = (name for name, unit in runs.items() if unit.is_finished)
+    needed.runs |= set(sorted(finished, key=lambda n: runs[n].newest, reverse=True)[:keep_runs])
+    needed.runs |= {name for name, unit in runs.items() if unit.newest > limits.finished}
     _follow_runs(areas["runs"], runs, needed)
     datasets = {name: unit for name, unit in units["datasets"].items() if name != SHARDS_FOLDER}
     doomed_datasets = _doomed_datasets(datasets, needed, limits)

@@ -63,7 +63,7 @@ def describe_groups(grouping: Grouping, catalogue: Catalogue) -> dict[str, Any]:
     return {
         "source": grouping.source,
         "known": grouping.known,
-        "images": grouping.files,
+        "images": grouping.images,
         "count": catalogue.value("SELECT COUNT(DISTINCT group_id) FROM pictures WHERE is_kept"),
         "in_several_splits": catalogue.value(torn),
     }

@@ -243,7 +243,9 @@ def _main_directions(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     sample = np.unique(np.linspace(0, len(thumbnails) - 1, _SAMPLE).astype(np.int64))
     vectors = unit_vectors(thumbnails[sample])
     pixels = thumbnails.shape[1]
-    basis = np.random.default_rng(0).standard_normal((pixels, min(_DIRECTIONS, pixels)))
+    basis = np.random.default_rng(0).standard_normal(
+        (pixels, min(_DIRECTIONS, pixels)), dtype=np.float32
+    )
     for _ in range(3):
         basis, _ = np.linalg.qr(vectors.T @ (vectors @ basis))
     shadows = vectors @ basis

@@ -35,8 +35,8 @@ from sightline.prepare.leftovers import remove_leftovers
 from sightline.prepare.packing import count_places, pack
 from sightline.prepare.shown import Showcase
 from sightline.prepare.splits import (
-    Grouping,
     assign_splits,
+    describe_grouping,
     group_files,
     require_enough,
     require_every_split,
@@ -86,10 +86,10 @@ def _prepare(
     if uris.table_uri:
         read_table(uris.table_uri, catalogue)
         told = match_rows(catalogue)
-    grouping = decide_splits(catalogue, config)
+    decide_splits(catalogue, config)
     shards = read_all(found, catalogue, uris.store_uri, config)
     if catalogue.value("SELECT COUNT(patient) FROM files"):
-        grouping = decide_splits(catalogue, config)
+        decide_splits(catalogue, config)
     reject_two_classes(catalogue)
     for findings in found:
         refuse_too_many_rejected(findings, catalogue, config.max_bad_fraction)
@@ -106,6 +106,7 @@ def _prepare(
         kind: pack(kind, catalogue, shards, classes.get(kind, ()), uris.store_uri, sides[kind])
         for kind in KINDS
     }
+    grouping = describe_grouping(catalogue)
     metrics = describe_result(found, catalogue, grouping, duplicates, near, leak, datasets)
     metrics["warnings"] = [*grouping.warnings, *told, *metrics["warnings"]]
     showcase = Showcase(
@@ -154,11 +155,10 @@ def find_folders(
     return found
 
 
-def decide_splits(catalogue: Catalogue, config: PrepareConfig) -> Grouping:
+def decide_splits(catalogue: Catalogue, config: PrepareConfig) -> None:
     """Give every file its group, and every group its split."""
-    grouping = group_files(catalogue, config.group_pattern)
+    group_files(catalogue, config.group_pattern)
     assign_splits(catalogue, config.split_seed, config.test_fraction, config.val_fraction)
-    return grouping
 
 
 def check_sets(catalogue: Catalogue, labels: Sequence[str], config: PrepareConfig) -> None:

@@ -17,12 +17,12 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Grouping:
-    """Of how many files the group is known, and where groups came from."""
+    """Of how many images in the sets the group is known, and where groups came from."""
 
     known: int
-    files: int
+    images: int
     patients: int
-    """Files whose group is the patient that the file itself names."""
+    """Images whose group is the patient that the file itself names."""
     warnings: tuple[str, ...]
 
     @property
@@ -35,10 +35,14 @@ class Grouping:
             source = "the patient in the DICOM files"
         elif self.patients:
             source = "the table, group_pattern or the patient in the DICOM files"
-        return f"{source}, for {self.known} of {self.files} images"
+        return f"{source}, for {self.known} of {self.images} images"
 
 
-def group_files(catalogue: Catalogue, group_pattern: str) -> Grouping:
+# A file's group by the user's own word; the function is defined below.
+_NAMED = "COALESCE(NULLIF(table_group, ''), NULLIF(group_in_path(key), ''))"
+
+
+def group_files(catalogue: Catalogue, group_pattern: str) -> None:
     """Give each file its group: the table's, else the pattern's, else the patient's, else its path.
 
     The path is the whole one below the folder, so that no other image has a say in it:
@@ -50,12 +54,15 @@ def group_files(catalogue: Catalogue, group_pattern: str) -> Grouping:
         return match.group(1) if match else None
 
     catalogue.define("group_in_path", 1, find_group)
-    named = "COALESCE(NULLIF(table_group, ''), NULLIF(group_in_path(key), ''))"
-    catalogue.execute(f"UPDATE files SET named_group = COALESCE({named}, patient)")
-    used = f"FROM files WHERE {HAS_A_SAY}"
-    files = catalogue.value(f"SELECT COUNT(*) {used}")
+    catalogue.execute(f"UPDATE files SET named_group = COALESCE({_NAMED}, patient)")
+
+
+def describe_grouping(catalogue: Catalogue) -> Grouping:
+    """Say of how many images that are kept the group is known; `group_files` went before."""
+    used = "FROM pictures JOIN files ON files.id = pictures.file WHERE is_kept"
+    images = catalogue.value(f"SELECT COUNT(*) {used}")
     known = catalogue.value(f"SELECT COUNT(named_group) {used}")
-    patients = catalogue.value(f"SELECT COUNT(*) {used} AND patient NOT NULL AND {named} IS NULL")
+    patients = catalogue.value(f"SELECT COUNT(*) {used} AND patient NOT NULL AND {_NAMED} IS NULL")
     warnings = []
     if not known:
         warnings.append(
@@ -63,14 +70,14 @@ def group_files(catalogue: Catalogue, group_pattern: str) -> Grouping:
             "may be in two splits, and then every number is too good. Give a table with a group "
             "column, or group_pattern"
         )
-    elif known < files:
-        alone = f"SELECT key {used} AND named_group IS NULL ORDER BY id LIMIT {_SHOWN}"
-        have = "has no group and counts" if files - known == 1 else "have no group and count"
+    elif known < images:
+        alone = f"SELECT name {used} AND named_group IS NULL ORDER BY file, frame LIMIT {_SHOWN}"
+        have = "has no group and counts" if images - known == 1 else "have no group and count"
         warnings.append(
-            f"{count(files - known, 'image')} {have} as a group alone: "
+            f"{count(images - known, 'image')} {have} as a group alone: "
             f"{', '.join(catalogue.values(alone))}"
         )
-    return Grouping(known, files, patients, tuple(warnings))
+    return Grouping(known, images, patients, tuple(warnings))
 
 
 def split_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +16,7 @@ from sightline.data import derived_seed
 from sightline.data.images import decode_as_stored
 from sightline.data.readahead import read_ahead
 from sightline.data.stream import StreamedImage
+from sightline.machine import usable_cores
 from sightline.pretrain.appearance import paint_batch, stack_changes
 from sightline.pretrain.augment import SimCLRViews
 from sightline.pretrain.config import PretrainConfig
@@ -218,4 +218,4 @@ def _loader_processes(config: PretrainConfig, device: torch.device) -> int:
         return config.loader_processes
     if device.type == "cpu":
         return 0
-    return max(1, (os.cpu_count() or 1) // config.workers)
+    return max(1, usable_cores() // config.workers)

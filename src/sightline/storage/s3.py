@@ -1,7 +1,7 @@
 """An S3 bucket as storage, on AWS and on servers that speak its protocol.
 
-Many small reads are what training lives on, so a GET is signed by `s3_signing` and sent by urllib3
-without the layers between (a fifth of `get_object`'s CPU); everything else goes through boto3's
+Many small reads are what training lives on, so a GET is signed by `s3_signing` and sent by
+`http_get` (a twentieth of `get_object`'s CPU); everything else goes through boto3's
 client with its own retries off. Each request and the reading of its answer are one attempt of
 `retries.Retries`: boto3 alone never retries a body that was cut midway.
 """
@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import ssl
 import threading
 import uuid
 import zlib
@@ -25,14 +26,22 @@ from urllib.parse import quote, urlsplit
 
 import boto3
 import botocore.exceptions as boto_errors
-import urllib3
 from botocore.config import Config
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies, parse_timestamp
 from urllib3.exceptions import HTTPError
+from urllib3.util.ssl_ import create_urllib3_context
 
 from sightline.config import UserError
 from sightline.storage.base import Entry, NotFoundError
+from sightline.storage.http_get import (
+    Answer,
+    DirectOrigin,
+    Origin,
+    Patience,
+    ProxiedOrigin,
+    body_was_cut,
+)
 from sightline.storage.local import replacing
 from sightline.storage.retries import REAL_CLOCK, Clock, PassingError, Retries
 from sightline.storage.s3_errors import (
@@ -50,7 +59,6 @@ from sightline.storage.settings import StorageConfig
 PART_BYTES = 16 * 2**20
 MAX_PARTS = 10_000
 MAX_KEY_BYTES = 1024
-_READ_BYTES = 2**20
 _PROBE_PREFIX = ".sightline-probe-"
 
 _Failures = list[PassingError]
@@ -420,13 +428,6 @@ class _UploadGoneError(UserError):
     """A multipart upload that the server no longer knows."""
 
 
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-
 class _Connection:
     """One boto3 client and one pool of connections, shared by a process's threads."""
 
@@ -481,9 +482,10 @@ class _Connection:
                 "credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
         self._signer = GetSigner(self.client.meta.region_name)
-        self._certificates = session._session.get_config_variable("ca_bundle")
-        self._manager = self._make_manager()
-        self._addresses: dict[str, tuple[urllib3.HTTPConnectionPool, str, str]] = {}
+        bundle = session._session.get_config_variable("ca_bundle")
+        self._certificates: str = bundle or get_cert_path(True)
+        self._addresses: dict[str, tuple[Origin, str, str]] = {}
+        self._origins: dict[str, Origin] = {}
 
     def key_id(self) -> str:
         """Return the access key id that requests are signed with."""
@@ -491,43 +493,27 @@ class _Connection:
 
     def get(
         self, bucket: str, key: str, headers: Mapping[str, str], ends: float, clock: Clock
-    ) -> _Answer:
+    ) -> Answer:
         """Fetch an object; the answer may be a refusal.
 
         Raises:
             PassingError: If no whole answer came.
         """
-        pool, host, folder = self._address(bucket)
+        origin, host, folder = self._address(bucket)
         path = folder + quote(key, safe="/~")
         by, now = self._current_credentials(), datetime.now(UTC)
         signed = self._signer.sign(host, path, headers, by, now)
         left = max(0.001, ends - clock.monotonic())
-        timeout = urllib3.Timeout(
+        patience = Patience(
             connect=min(left, self._config.s3_connect_timeout_seconds),
             read=min(left, self._config.s3_read_timeout_seconds),
+            ends=ends,
+            clock=clock,
         )
         try:
-            response = pool.urlopen(
-                "GET",
-                path,
-                headers=signed,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=timeout,
-                preload_content=False,
-                decode_content=False,
-            )
-            try:
-                content = _read_body(response, ends, clock)
-            except BaseException:
-                response.close()
-                raise
-            response.release_conn()
+            return origin.get(path, signed, patience)
         except (HTTPError, OSError) as error:
             raise _explain_transport(error, self.endpoint) from None
-        answered = {name.lower(): value for name, value in response.headers.items()}
-        return _Answer(response.status, answered, content)
 
     def _current_credentials(self) -> Any:
         try:
@@ -538,14 +524,8 @@ class _Connection:
             passing = isinstance(failure, PassingError)
             raise failure if passing else _unusable_credentials(error) from None
 
-    def _make_manager(self) -> urllib3.PoolManager:
-        options: dict[str, Any] = {"maxsize": self._config.s3_connections, "block": True}
-        options["ca_certs"] = self._certificates or get_cert_path(True)
-        proxy = get_environ_proxies(self.endpoint).get(urlsplit(self.endpoint).scheme)
-        return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-
-    def _address(self, bucket: str) -> tuple[urllib3.HTTPConnectionPool, str, str]:
-        """Return where a bucket's objects are: its pool, its host, and the path before."""
+    def _address(self, bucket: str) -> tuple[Origin, str, str]:
+        """Return where a bucket's objects are: its server, its host, and the path before."""
         if bucket not in self._addresses:
             # boto3's own answer to where an object is, by whichever of its many rules applies.
             url = self.client.generate_presigned_url(
@@ -553,9 +533,31 @@ class _Connection:
             )
             parts = urlsplit(url)
             origin = f"{parts.scheme}://{parts.netloc}"
-            pool = self._manager.connection_from_url(origin)
-            self._addresses[bucket] = pool, host_header(origin), parts.path.removesuffix("k")
+            folder = parts.path.removesuffix("k")
+            self._addresses[bucket] = self._open(origin), host_header(origin), folder
         return self._addresses[bucket]
+
+    def _open(self, url: str) -> Origin:
+        connections = self._config.s3_connections
+        proxy = get_environ_proxies(self.endpoint).get(urlsplit(self.endpoint).scheme)
+        if proxy:
+            return ProxiedOrigin(url, proxy, connections, self._certificates)
+        # One for all buckets of a server, as its limit of connections is one for all.
+        if url not in self._origins:
+            tls = self._make_tls() if url.startswith("https:") else None
+            self._origins[url] = DirectOrigin(url, host_header(url), connections, tls)
+        return self._origins[url]
+
+    def _make_tls(self) -> ssl.SSLContext:
+        tls = create_urllib3_context()
+        try:
+            tls.load_verify_locations(self._certificates)
+        except OSError as error:
+            raise UserError(
+                f"cannot use {self._certificates} as the file of trusted authorities "
+                f"({error.strerror or error}): name another in AWS_CA_BUNDLE"
+            ) from None
+        return tls
 
 
 _connections: dict[object, _Connection] = {}
@@ -596,26 +598,7 @@ def _parse(uri: str) -> tuple[str, str]:
     return bucket, "".join(f"{part}/" for part in parts)
 
 
-def _read_body(response: urllib3.BaseHTTPResponse, ends: float, clock: Clock) -> bytes:
-    chunks = []
-    # read1 returns what has come: a body that trickles is then given up at the deadline.
-    while chunk := response.read1(_READ_BYTES):
-        chunks.append(chunk)
-        if clock.monotonic() > ends:
-            raise PassingError("the body came too slowly", kind="slow body")
-    content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    announced = response.headers.get("Content-Length", "")
-    if announced.isdigit() and len(content) != int(announced):
-        raise _cut_body(len(content), int(announced))
-    return content
-
-
-def _cut_body(got_bytes: int, announced_bytes: int) -> PassingError:
-    reason = f"the body ended after {got_bytes} of {announced_bytes} bytes"
-    return PassingError(reason, kind="cut body")
-
-
-def _cut(answer: _Answer, start: int, size_bytes: int | None) -> _Read:
+def _cut(answer: Answer, start: int, size_bytes: int | None) -> _Read:
     """Return what was asked for, whole, however the server understood the range."""
     etag, content = answer.headers.get("etag", ""), answer.content
     if answer.status == 200:
@@ -628,11 +611,11 @@ def _cut(answer: _Answer, start: int, size_bytes: int | None) -> _Read:
         raise PassingError("the server answered with another range", kind="wrong range")
     wanted = int(total) - start if size_bytes is None else min(size_bytes, int(total) - start)
     if len(content) != wanted:
-        raise _cut_body(len(content), wanted)
+        raise body_was_cut(len(content), wanted)
     return _Read(content, etag, int(total))
 
 
-def _check_crc(answer: _Answer) -> None:
+def _check_crc(answer: Answer) -> None:
     # A sum of an object in parts carries a dash; only that of the whole bytes can be compared.
     stored = answer.headers.get("x-amz-checksum-crc32", "")
     if not stored or "-" in stored or "COMPOSITE" in answer.headers.get("x-amz-checksum-type", ""):
@@ -703,13 +686,19 @@ def _explain_transport(error: BaseException, endpoint: str) -> Exception:
             return UserError(f"{endpoint} does not speak TLS: give it with http://")
         if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
             return UserError(f"there is no host of {endpoint}: mend s3_endpoint_url")
-    if "ConnectTimeoutError" in names:
+    has_timed_out = any(isinstance(cause, TimeoutError) for cause in causes)
+    if "ConnectTimeoutError" in names or ("NotConnectedError" in names and has_timed_out):
         return PassingError(f"no connection to {endpoint} in time", kind="connect timeout")
-    if "ReadTimeoutError" in names or any(isinstance(cause, TimeoutError) for cause in causes):
+    if "ReadTimeoutError" in names or has_timed_out:
         return PassingError(f"{endpoint} stopped answering", kind="read timeout")
     if names & {"IncompleteRead", "IncompleteReadError"}:
         return PassingError("the body was cut", kind="cut body")
-    if names & {"NewConnectionError", "EndpointConnectionError", "NameResolutionError"}:
+    if names & {
+        "NotConnectedError",
+        "NewConnectionError",
+        "EndpointConnectionError",
+        "NameResolutionError",
+    }:
         return PassingError(f"no connection to {endpoint}", kind="no connection")
     return PassingError(f"{endpoint} closed the connection", kind="connection closed")
 

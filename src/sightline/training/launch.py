@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from sightline.config import UserError
+from sightline.machine import usable_cores
 from sightline.storage import StorageUnavailableError
 from sightline.telemetry import count
 from sightline.training import distributed
@@ -82,7 +83,7 @@ def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, bool]:
     ]
     with tempfile.TemporaryDirectory(prefix="sightline-workers-") as folder:
         errors = Path(folder)
-        threads = str(max(1, (os.cpu_count() or 1) // workers))
+        threads = str(max(1, usable_cores() // workers))
         environment = {"OMP_NUM_THREADS": threads, **os.environ, _ERRORS_FOLDER: folder}
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
         assert process.stderr is not None
