@@ -1,4 +1,5 @@
 import csv
+import re
 import struct
 import urllib.request
 from pathlib import Path
@@ -18,7 +19,8 @@ from sightline.pretrain import PretrainConfig, pretrain, train
 from sightline.pretrain.config import PretrainUris
 from sightline.pretrain.probe import NeighbourProbe
 from sightline.pretrain.run import run
-from sightline.pretrain.train import effective_rank, embedding_std, pretrain_from
+from sightline.pretrain.spread import effective_rank, embedding_std
+from sightline.pretrain.train import pretrain_from
 from sightline.scoring.neighbours import knn_predict
 from sightline.storage import fetch_artifacts
 from sightline.telemetry.exporter import Exporter
@@ -55,6 +57,21 @@ def test_every_epoch_tells_spread_rank_and_waiting(noise_images, tiny_config, ca
     assert 1 <= record.effective_rank <= 16
     told = capsys.readouterr().out
     assert f"std {record.embedding_std:.2f}  rank {record.effective_rank:.0f}" in told
+
+
+def test_a_log_gets_every_number_of_a_step_on_one_line(
+    noise_images, tiny_config, monkeypatch, capsys
+):
+    monkeypatch.setattr("sightline.telemetry.progress._LOG_SECONDS", 0)
+    pretrain(noise_images, tiny_config)
+    lines = capsys.readouterr().err.splitlines()
+    number = r"[0-9.]+"
+    line = (
+        rf"pretrain: epoch \d: \d/2, about \d+ s left, loss {number}, lr {number}e-\d\d, "
+        rf"\d+ images/s, \d+% waiting, std {number}, rank \d+"
+    )
+    assert len(lines) == 4
+    assert all(re.fullmatch(line, text) for text in lines), lines
 
 
 def test_projections_that_have_collapsed_stop_the_training_in_words(tiny_settings):

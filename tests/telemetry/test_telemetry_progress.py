@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from sightline.telemetry import announce, count, format_duration, progress, track
+from sightline.telemetry import announce, count, format_duration, progress, show_step, track
 
 
 class Clock:
@@ -116,3 +116,26 @@ def test_nothing_to_go_through_shows_nothing(clock, monkeypatch):
     monkeypatch.setattr(progress.sys, "stderr", terminal)
     assert list(track([], "reading")) == []
     assert terminal.getvalue() == ""
+
+
+def show_steps(monkeypatch, clock, columns):
+    terminal = Terminal()
+    monkeypatch.setattr(progress.sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "_last_line", None)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for step in (1, 2):
+        clock.now += 1
+        show_step("pretrain: epoch 1", step, 2, 2.0 - step, "loss 3.178, rank 14")
+    return terminal.getvalue().split("\r\x1b[K")[1:]
+
+
+def test_a_bar_fills_and_is_followed_by_the_numbers(clock, monkeypatch):
+    (last,) = show_steps(monkeypatch, clock, 120)
+    assert last == "━" * 20 + " pretrain: epoch 1: 2/2, about 0 s left, loss 3.178, rank 14\n"
+
+
+def test_a_narrow_terminal_loses_the_bar_first_and_the_last_numbers_next(clock, monkeypatch):
+    (last,) = show_steps(monkeypatch, clock, 68)
+    assert last == "━" * 7 + " pretrain: epoch 1: 2/2, about 0 s left, loss 3.178, rank 14\n"
+    (last,) = show_steps(monkeypatch, clock, 53)
+    assert last == "pretrain: epoch 1: 2/2, about 0 s left, loss 3.178, \n"

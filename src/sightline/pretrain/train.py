@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from sightline.pretrain.gradient_cache import backward_in_passes, divide
 from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.loss import chance_loss, nt_xent_loss
 from sightline.pretrain.probe import NeighbourProbe
+from sightline.pretrain.spread import effective_rank, embedding_std
 from sightline.pretrain.watch import EpochRecord, StepRecord, TrainingWatch
 from sightline.telemetry.exporter import Exporter
 from sightline.training import distributed
@@ -265,6 +265,7 @@ class _Training:
                     self._step_losses[-1],
                     rate,
                     self._gradient_norm,
+                    self._projections,
                 )
             )
 
@@ -390,25 +391,3 @@ def _require_finite_weights(encoder: Encoder, config: PretrainConfig) -> None:
                 f"{name} is no longer finite after the last step, so nothing was published: "
                 f"lower learning_rate (it is {config.learning_rate:g})"
             )
-
-
-def embedding_std(projections: Tensor) -> float:
-    """Return the spread of projections (N, D): 1 in all directions alike, 0 at one point.
-
-    The standard deviation of each value of the unit vectors over the batch, averaged, times √D
-    (Chen, He 2021, arXiv:2011.10566, section 4.1).
-    """
-    unit = F.normalize(projections.float(), dim=1)
-    return (unit.std(dim=0).mean() * math.sqrt(unit.shape[1])).item()
-
-
-def effective_rank(projections: Tensor) -> float:
-    """Return how many directions projections (N, D) fill: from 1 to the smaller of N and D.
-
-    The exponential of the entropy of their normalised singular values (Garrido et al. 2023,
-    "RankMe", arXiv:2210.02885, equation 1).
-    """
-    unit = F.normalize(projections.double(), dim=1)
-    singular = torch.linalg.svdvals(unit)
-    shares = singular / singular.sum()
-    return math.exp(torch.special.entr(shares).sum().item())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from sightline.pretrain.batches import Batch
 from sightline.pretrain.config import PretrainConfig
+from sightline.pretrain.spread import effective_rank, embedding_std
 from sightline.telemetry import announce, count, format_duration, show_step
 from sightline.telemetry import metrics as m
 from sightline.telemetry.exporter import Exporter
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 _TIMED_STEPS = 3
+_SPREAD_SECONDS = 10.0
+"""Least time between two looks at the projections, which take some ms."""
 _STEP = "pretrain"
 
 
@@ -53,6 +59,8 @@ class StepRecord:
     loss: float
     learning_rate: float
     gradient_norm: float
+    projections: Tensor
+    """This process's, shape (2n, D); without a gradient."""
 
 
 class TrainingWatch:
@@ -69,6 +77,8 @@ class TrainingWatch:
         self._start = self._first_done = self._last_done = self._epoch_start = time.monotonic()
         self._epoch_steps = 0
         self._waited = self._last_wait = 0.0
+        self._spread = ""
+        self._spread_at = -math.inf
         self._writer: SummaryWriter | None = None
 
     def start_at(self, global_step: int) -> None:
@@ -162,8 +172,18 @@ class TrainingWatch:
             self._steps_per_epoch,
             spent / self._epoch_steps * (self._steps_per_epoch - record.step),
             f"loss {record.loss:.3f}, lr {record.learning_rate:.2e}, {speed:.0f} images/s, "
-            f"{self._waited / spent:.0%} waiting for data",
+            f"{self._waited / spent:.0%} waiting, {self._spread_of(record.projections)}",
         )
+
+    def _spread_of(self, projections: Tensor) -> str:
+        # Of rank 0's share alone: no process waits for another because one of them tells.
+        now = time.monotonic()
+        if now - self._spread_at >= _SPREAD_SECONDS:
+            std, rank = embedding_std(projections), effective_rank(projections)
+            self._exporter.set(m.EMBEDDING_STD, std, _STEP)
+            self._exporter.set(m.EMBEDDING_EFFECTIVE_RANK, rank, _STEP)
+            self._spread, self._spread_at = f"std {std:.2f}, rank {rank:.0f}", now
+        return self._spread
 
     def _export(self, record: StepRecord, seconds: float) -> None:
         export = self._exporter

@@ -91,12 +91,13 @@ def show_step(label: str, step: int, steps: int, seconds_left: float, details: s
     ):
         return
     _last_line = now
-    text = f"{label}: {step}/{steps}, {details}"
+    # What a narrow terminal cuts off are the last details.
+    text = f"{label}: {step}/{steps}, about {format_duration(seconds_left)} left, {details}"
     if on_terminal:
         end = "\n" if last_step else ""
         width = shutil.get_terminal_size().columns - 1
-        drawn = "━" * (step * _BAR_CELLS // steps)
-        bar = f"{drawn:<{_BAR_CELLS}} {text}, about {format_duration(seconds_left)} left"
-        print(f"\r\x1b[K{bar[:width]}", end=end, file=sys.stderr, flush=True)
+        cells = min(_BAR_CELLS, width - len(text) - 1)
+        bar = f"{'━' * (step * cells // steps):<{cells}} " if cells > 0 else ""
+        print(f"\r\x1b[K{(bar + text)[:width]}", end=end, file=sys.stderr, flush=True)
     else:
-        print(f"{text}, about {format_duration(seconds_left)} left", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
