@@ -203,3 +203,11 @@ def test_proxy_is_asked_for_the_whole_address(serve):
     origin = ProxiedOrigin("http://s3.example:9000", f"http://{server.host}", 4, "")
     assert get(origin).content == b"hello"
     assert server.requests[0].startswith("GET http://s3.example:9000/bucket/key HTTP/1.1\r\n")
+
+
+def test_proxy_gets_the_password_of_its_address(serve):
+    server, _ = serve([CLOSED])
+    proxy = f"http://user:p%40ss@{server.host}"
+    assert get(ProxiedOrigin("http://s3.example:9000", proxy, 4, "")).content == b"hello"
+    # base64 of user:p@ss
+    assert "proxy-authorization: Basic dXNlcjpwQHNz\r\n" in server.requests[0]

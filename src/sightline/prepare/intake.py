@@ -138,7 +138,7 @@ def _too_many_rejected(
     findings: Findings, catalogue: Catalogue, how_many: str, max_bad_fraction: float
 ) -> UserError:
     first = catalogue.rows(
-        "SELECT name, reason FROM rejected WHERE kind = ? ORDER BY stage, file LIMIT 10",
+        "SELECT name, reason FROM rejected WHERE kind = ? ORDER BY stage, file LIMIT 3",
         (findings.kind,),
     )
     shown = "; ".join(f"{name}: {why}" for name, why in first)

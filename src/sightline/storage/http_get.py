@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 
@@ -267,14 +267,17 @@ class ProxiedOrigin:
 
     Args:
         url: Scheme, host and port.
-        proxy: The proxy's address.
+        proxy: The proxy's address, with a user and a password if it asks for them.
         connections: How many requests may be under way at once.
         certificates: File of the authorities that are trusted.
     """
 
     def __init__(self, url: str, proxy: str, connections: int, certificates: str) -> None:
+        parts = urlsplit(proxy)
+        password = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        asked = urllib3.make_headers(proxy_basic_auth=password) if parts.username else None
         manager = urllib3.ProxyManager(
-            proxy, maxsize=connections, block=True, ca_certs=certificates
+            proxy, maxsize=connections, block=True, ca_certs=certificates, proxy_headers=asked
         )
         self._url = url
         self._manager = manager
