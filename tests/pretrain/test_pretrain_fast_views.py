@@ -62,6 +62,18 @@ def test_resizing_equals_torchvisions(part, side):
     assert difference.abs().max() <= 3
 
 
+@pytest.mark.parametrize("factor", [1.03, 1.1, 1.2, 1.25, 1.6])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_shrinks_keeps_as_much_of_its_grain_as_torchvisions_leaves(factor, channels):
+    side = 128
+    part = round(side * factor)
+    random = np.random.default_rng(0)
+    noise = random.normal(128, 30, (part, part, channels)).clip(0, 255).astype(np.uint8)
+    found = cut_out(noise.squeeze(), (0, 0, part, part), 0.0, side)
+    expected = TF.resize(as_tensor(noise), [side, side], antialias=True)
+    assert found.std() == pytest.approx(expected.float().std().item(), rel=0.03)
+
+
 @pytest.mark.parametrize("degrees", [-20.0, 7.0, 90.0])
 def test_turning_equals_torchvisions_rotation_before_the_crop(degrees):
     photo = draw_photo(96)

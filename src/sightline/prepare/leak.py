@@ -41,9 +41,9 @@ class Leak:
     """
 
     random_split: float
-    random_split_interval: tuple[float, float] | None
+    random_split_interval: list[float] | None
     this_split: float
-    this_split_interval: tuple[float, float] | None
+    this_split_interval: list[float] | None
     images: int
     of: int
 
@@ -198,6 +198,6 @@ def _with_interval(
     return interval(float(hits.mean()), samples, len(sizes))
 
 
-def _ends(found: Interval) -> tuple[float, float] | None:
+def _ends(found: Interval) -> list[float] | None:
     low, high = found["low"], found["high"]
-    return None if low is None or high is None else (low, high)
+    return None if low is None or high is None else [low, high]
