@@ -1,11 +1,12 @@
-"""Two real processes against one: BatchNorm over the batch of both."""
+"""Two and four real processes against one: BatchNorm over the batch of all."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
-from two_processes import CPU, WORLD_SIZE, run_in_two_processes
+from two_processes import CPU, run_in_processes, run_in_two_processes
 
 from sightline.pretrain import nt_xent_loss
 from sightline.training import distributed
@@ -55,7 +56,7 @@ def views_of(case):
     return draw_batch(CASES[case].get("dtype", torch.float64))
 
 
-def work(rank):
+def train_a_share(processes, rank):
     found = {}
     for case, settings in CASES.items():
         network = build_network(**settings)
@@ -63,8 +64,13 @@ def work(rank):
         if case == "channels_last":
             network = network.to(memory_format=torch.channels_last)
         trained = distributed.data_parallel(network, CPU)
-        share = slice(rank * IMAGES // WORLD_SIZE, (rank + 1) * IMAGES // WORLD_SIZE)
+        share = slice(rank * IMAGES // processes, (rank + 1) * IMAGES // processes)
         found[case] = found_in(network, train_one_step(trained, views_of(case)[:, share]))
+    return found
+
+
+def work(rank):
+    found = train_a_share(2, rank)
     half = nn.BatchNorm2d(3)
     synchronise_batch_norms(half)
     own = draw_batch()[0, rank * 4 : rank * 4 + 4].bfloat16().requires_grad_()
@@ -87,13 +93,20 @@ def found_by_two(tmp_path_factory):
     return run_in_two_processes(work, tmp_path_factory.mktemp("two-processes"))
 
 
+@pytest.fixture(scope="module")
+def found_by_four(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("four-processes")
+    return run_in_processes(partial(train_a_share, 4), folder, 4)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_compute_the_loss_gradients_and_statistics_of_one(found_by_two, case):
+@pytest.mark.parametrize("processes", ["two", "four"])
+def test_processes_compute_the_loss_gradients_and_statistics_of_one(processes, case, request):
     network = build_network(**CASES[case])
     expected = found_in(network, train_one_step(network, views_of(case)))
     # In float32 the gradient of a bias before BatchNorm, which is 0, is rounding alone.
     rtol, atol = (1e-3, 1e-4) if case == "float32" else (1e-6, 1e-9)
-    for found in found_by_two:
+    for found in request.getfixturevalue(f"found_by_{processes}"):
         torch.testing.assert_close(found[case], expected, rtol=rtol, atol=atol)
 
 

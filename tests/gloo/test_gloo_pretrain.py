@@ -1,6 +1,7 @@
 """`sightline pretrain --workers 2` as a user starts it, under torchrun."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from two_processes import run_in_two_processes
 from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.data.stream import ImageStream
-from sightline.pretrain import PretrainConfig, pretrain
+from sightline.pretrain import PretrainConfig, pretrain, probe
 from sightline.pretrain.batches import TrainingOrder
 from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.train import pretrain_from
@@ -86,6 +87,36 @@ def test_two_processes_see_in_each_step_the_images_and_groups_of_one(labelled_da
     alone, expected = work(0)
     assert torch.equal(together.sort(dim=1).values, alone.sort(dim=1).values)
     assert [chance, other_chance] == pytest.approx([expected] * 2)
+
+
+def look_here(dataset_uri, rank):
+    """Return kNN accuracy after the epoch, and how often the processes heard of each other."""
+    probe._AT_ONCE = 8
+    heard = 0
+    any_of = distributed.any_of
+
+    def counted(flags):
+        nonlocal heard
+        heard += 1
+        return any_of(flags)
+
+    distributed.any_of = counted
+    dataset = open_dataset(dataset_uri)
+    config = PretrainConfig(image_size=32, global_batch_size=8, epochs=1, workers=2, knn_epochs=1)
+    stream = ImageStream(dataset, batch_size=8, seed=0, cache_bytes=2**20)
+    looks = probe.NeighbourProbe(dataset) if rank == 0 else None
+    return pretrain_from(stream, config, probe=looks).history[0].knn_accuracy, heard
+
+
+def test_who_waits_for_a_look_of_rank_0_hears_that_it_has_not_stopped(labelled_dataset, tmp_path):
+    found = run_in_two_processes(partial(look_here, labelled_dataset), tmp_path)
+    (accuracy, heard), (none, others_heard) = found
+    assert accuracy is not None
+    assert none is None
+    dataset = open_dataset(labelled_dataset)
+    looks = sum(math.ceil(len(dataset.split(name).samples) / 8) for name in ("train", "val"))
+    # After each, and once when all is done.
+    assert heard == others_heard == looks + 1
 
 
 def test_two_workers_read_and_publish_on_s3(labelled_dataset, on_s3, s3_bucket):

@@ -31,10 +31,12 @@ SETTINGS = {
 class Run:
     """One process group of `sightline pretrain`; what it prints is kept."""
 
-    def __init__(self, dataset_uri, out, workers=1, **settings):
+    def __init__(self, dataset_uri, out, workers=1, labels_uri="", **settings):
         self.out = str(out)
         self.log = Path(os.environ["PYTEST_LOGS"], f"{random.getrandbits(64):x}.log")
         command = [sys.executable, "-m", "sightline", "pretrain", "--dataset-uri", dataset_uri]
+        if labels_uri:
+            command += ["--labels-uri", labels_uri]
         config = json.dumps({**SETTINGS, "workers": workers, **settings})
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -148,12 +150,16 @@ def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(
     require_nothing_left(out)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "busy"), [(1, False), (2, False), (2, True)])
 def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
-    workers, labelled_dataset, tmp_path, uninterrupted
+    workers, busy, labelled_dataset, tmp_path, uninterrupted
 ):
     expected = uninterrupted(workers)
-    run = Run(labelled_dataset, tmp_path / "out", workers).wait_for("epoch 2/")
+    # Busy: always on the way to save a step, or to look at labelled images.
+    settings = {"checkpoint_minutes": 1e-4, "knn_epochs": 1} if busy else {}
+    labels = labelled_dataset if busy else ""
+    run = Run(labelled_dataset, tmp_path / "out", workers, labels, **settings)
+    run.wait_for("epoch 2/")
     run.process.terminate()
     time.sleep(0.05)
     run.process.terminate()  # a second one changes nothing
@@ -164,6 +170,23 @@ def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
     assert f"going on from checkpoint step-{stopped:012d}" in again.told
     assert result_of(tmp_path / "out") == expected
     require_nothing_left(tmp_path / "out")
+
+
+def test_workers_that_need_more_than_half_a_minute_to_save_are_given_it(
+    labelled_dataset, tmp_path, uninterrupted
+):
+    expected = uninterrupted(2)
+    run = Run(labelled_dataset, tmp_path / "out", workers=2).wait_for("epoch 2/")
+    workers = run.workers()
+    for number in workers:
+        os.kill(number, signal.SIGSTOP)
+    run.process.terminate()
+    time.sleep(32)  # torchrun's patience, if nobody asks for more, is 30 s
+    for number in workers:
+        os.kill(number, signal.SIGCONT)
+    run.wait(code=75)
+    Run(labelled_dataset, tmp_path / "out", workers=2).wait()
+    assert result_of(tmp_path / "out") == expected
 
 
 def test_sigterm_before_the_first_step_loses_nothing(labelled_dataset, tmp_path, uninterrupted):

@@ -5,12 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from photos import draw_photo
 
 from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.data.stream import ArrayStream, ImageStream
 from sightline.pretrain import PretrainConfig
-from sightline.pretrain.batches import TrainingOrder, group_number, load_batches
+from sightline.pretrain.batches import (
+    TrainingOrder,
+    ViewDataset,
+    _on_device,
+    group_number,
+    load_batches,
+)
 
 
 @pytest.fixture
@@ -78,16 +85,60 @@ def source(request, stream):
     return ArrayStream(images, groups, batch_size=8, seed=0)
 
 
-def test_views_are_the_same_whatever_the_number_of_loader_processes(source):
+def require_equal(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("augmentation", ["fast", "exact"])
+def test_views_are_the_same_whatever_the_number_of_loader_processes(source, augmentation):
     batches = []
     for processes in (0, 2):
         config = PretrainConfig(
-            image_size=32, global_batch_size=8, epochs=2, loader_processes=processes
+            image_size=32,
+            global_batch_size=8,
+            epochs=2,
+            loader_processes=processes,
+            augmentation=augmentation,
         )
         batches.append(list(load_batches(source, config, torch.device("cpu"))))
-    assert len(batches[0]) == len(batches[1]) == 2 * source.steps_per_epoch
-    for one, other in zip(*batches, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert len(batches[0]) == 2 * source.steps_per_epoch
+    require_equal(*batches)
+
+
+@pytest.mark.parametrize("augmentation", ["fast", "exact"])
+def test_from_a_position_on_the_views_are_those_of_the_whole_run(source, augmentation):
+    config = PretrainConfig(image_size=32, global_batch_size=8, epochs=2, augmentation=augmentation)
+    whole = list(load_batches(source, config, torch.device("cpu")))
+    # A process that stops has drawn views ahead that no step saw; the next begins with those.
+    stopped = load_batches(source, config, torch.device("cpu"))
+    before = [next(stopped) for _ in range(source.steps_per_epoch + 1)]
+    stopped.close()
+    rest = load_batches(source, config, torch.device("cpu"), start_epoch=2, start_step=1)
+    require_equal([*before, *rest], whole)
+
+
+@pytest.mark.parametrize("kind", ["gray", "colour"])
+def test_views_that_a_device_paints_are_those_that_a_processor_paints(kind):
+    photos = [draw_photo(48, index) for index in range(8)]
+    (batch,) = ArrayStream(photos, None, batch_size=8, seed=0).batches(1)
+    if kind == "gray":
+        batch = [
+            image._replace(content=b"P5 48 48 255\n" + photo[:, :, 1].tobytes())
+            for image, photo in zip(batch, photos, strict=True)
+        ]
+    config = PretrainConfig(image_size=32, global_batch_size=8, epochs=1, augmentation="fast")
+    keys = [(1, image) for image in batch]
+    painted, unpainted = (
+        _on_device(ViewDataset(config, paints).__getitems__(keys), torch.device("cpu"), 23)
+        for paints in (True, False)
+    )
+    for found, expected in zip(unpainted[:2], painted[:2], strict=True):
+        assert found.shape == expected.shape == (8, 3, 32, 32)
+        difference = (found.int() - expected.int()).abs()
+        assert difference.max() <= 4
+        assert difference.float().mean() < 0.5
+    assert torch.equal(unpainted[2], painted[2])
 
 
 def test_a_batch_carries_the_numbers_of_its_images_groups(source):

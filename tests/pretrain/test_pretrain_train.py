@@ -1,5 +1,8 @@
+import contextlib
 import math
 import multiprocessing
+import os
+import signal
 import threading
 import time
 
@@ -8,7 +11,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.config import UserError
+from sightline.data.stream import ArrayStream
 from sightline.pretrain import PretrainConfig, pretrain
+from sightline.pretrain.train import pretrain_from
 
 
 def test_one_process_gives_the_same_bits_twice(noise_images, tiny_config):
@@ -123,8 +128,41 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_refused(noise_image
     config = PretrainConfig.from_values(
         {**tiny_settings, "optimizer": "sgd", "learning_rate": 3e38, "epochs": 1}
     )
-    with pytest.raises(UserError, match="no longer finite after the last step"):
+    with pytest.raises(UserError, match="no longer finite after step 1"):
         pretrain(noise_images[:8], config)
+
+
+class SavedAtOnce:
+    """Keeps each state that a training would store."""
+
+    def __init__(self):
+        self.states = []
+
+    def load(self):
+        return None
+
+    def after_step(self, state, global_step, epoch_ends):
+        self.states.append((global_step, state()))
+
+    def finish(self):
+        pass
+
+
+def test_weights_that_are_no_numbers_are_never_saved(noise_images, tiny_settings):
+    config = PretrainConfig.from_values(
+        {**tiny_settings, "optimizer": "sgd", "learning_rate": 3e38}
+    )
+    source = ArrayStream(noise_images, None, batch_size=8, seed=0, lanes=8)
+    recovery = SavedAtOnce()
+    with pytest.raises(UserError, match="no longer finite after step 1, so it was neither saved"):
+        pretrain_from(source, config, recovery)
+    assert recovery.states == []
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_image_and_one_image_are_refused(count, noise_images, tiny_config):
+    with pytest.raises(UserError, match=f"needs 8 images, got {count}: add images to the train"):
+        pretrain(noise_images[:count], tiny_config)
 
 
 def test_fewer_images_than_a_batch_are_refused_with_the_way_out(noise_images, tiny_config):
@@ -146,19 +184,34 @@ def test_leaving_groups_out_of_the_negatives_changes_the_loss(noise_images, tiny
         pretrain(noise_images, config, groups[1:])
 
 
-def test_a_loader_process_that_is_killed_is_named_and_nothing_hangs(noise_images, tiny_settings):
-    config = PretrainConfig.from_values({**tiny_settings, "epochs": 200, "loader_processes": 1})
+@contextlib.contextmanager
+def signalled_loader(number):
+    """Send a signal to the process that draws views as soon as there is one."""
 
-    def kill_the_loader():
+    def send():
         children = multiprocessing.active_children()
         while not children:
             time.sleep(0.01)
             children = multiprocessing.active_children()
-        children[0].kill()
+        os.kill(children[0].pid, number)
 
-    thread = threading.Thread(target=kill_the_loader)
+    thread = threading.Thread(target=send)
     thread.start()
-    told = r"draws views ended \(DataLoader worker.*lower loader_processes"
-    with pytest.raises(UserError, match=told):
-        pretrain(noise_images, config)
+    yield
     thread.join()
+
+
+def test_a_loader_process_that_is_killed_is_named_and_nothing_hangs(noise_images, tiny_settings):
+    config = PretrainConfig.from_values({**tiny_settings, "epochs": 200, "loader_processes": 1})
+    told = r"draws views ended \(DataLoader worker.*lower loader_processes"
+    with signalled_loader(signal.SIGKILL), pytest.raises(UserError, match=told):
+        pretrain(noise_images, config)
+
+
+def test_a_loader_process_that_hangs_is_noticed_and_ended(noise_images, tiny_settings):
+    settings = {"epochs": 2000, "loader_processes": 1, "stall_minutes": 0.1}
+    config = PretrainConfig.from_values({**tiny_settings, **settings})
+    told = "no process that draws views answered for 6 s.*raise stall_minutes"
+    with signalled_loader(signal.SIGSTOP), pytest.raises(UserError, match=told):
+        pretrain(noise_images, config)
+    assert not multiprocessing.active_children()

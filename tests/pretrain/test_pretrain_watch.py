@@ -157,6 +157,33 @@ def test_a_result_has_the_curves_of_the_whole_training(
     )
 
 
+def test_an_interrupted_epoch_counts_with_the_images_of_the_time_that_was_measured(
+    labelled_dataset, tiny_settings, tmp_path, monkeypatch
+):
+    # Saved after every step.
+    config = PretrainConfig.from_values({**tiny_settings, "checkpoint_minutes": 1e-6})
+    uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(tmp_path / "out"))
+    take_step = train._Training.take_step
+
+    def fail_in_the_third_step(training, batch):
+        if (training.epoch, training.step) == (2, 2):
+            raise RuntimeError("the power was cut")
+        take_step(training, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Training, "take_step", fail_in_the_third_step)
+        with pytest.raises(RuntimeError, match="power"):
+            run(uris, config)
+    metrics = run(uris, config)
+    with (fetch_artifacts(uris.out_uri) / "history.csv").open(newline="") as file:
+        whole, rest = csv.DictReader(file)
+    images = [float(row["images_per_second"]) * float(row["seconds"]) for row in (whole, rest)]
+    assert images[0] == pytest.approx(32)
+    assert images[1] < 31
+    seconds = float(whole["seconds"]) + float(rest["seconds"])
+    assert metrics["images_per_second"] == pytest.approx(sum(images) / seconds)
+
+
 def test_prometheus_can_ask_a_training_how_it_goes(noise_images, tiny_config, monkeypatch):
     monkeypatch.setenv("SIGHTLINE_METRICS_PORT", "0")
     exporter = Exporter()

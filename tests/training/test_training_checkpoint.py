@@ -222,6 +222,42 @@ def test_a_full_disk_costs_this_checkpoint_and_not_the_one_before(tmp_path, caps
     require_latest(str(tmp_path), 3)
 
 
+def test_no_place_for_temporary_files_costs_this_checkpoint_and_no_training(
+    tmp_path, monkeypatch, capsys
+):
+    checkpoints = save_all(str(tmp_path), [1])
+    with monkeypatch.context() as patch:
+        # What Python answers where /tmp is full or gone before it was first used.
+        patch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+        checkpoints.save(state_of(2), 2)
+        with pytest.raises(UserError, match="cannot write a temporary file"):
+            checkpoints.save(state_of(2), 2, wait=True)
+    assert checkpoints.failures == 2
+    assert "the checkpoint after step 2 was not saved" in capsys.readouterr().err
+    checkpoints.save(state_of(3), 3, wait=True)
+    require_latest(str(tmp_path), 3)
+
+
+def test_a_copy_that_is_gone_before_it_is_stored_is_never_told_as_saved(tmp_path, monkeypatch):
+    checkpoints = save_all(str(tmp_path), [1])
+    store = checkpoints._store
+
+    def lose_the_disk(path, global_step):
+        path.unlink()
+        store(path, global_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_store", lose_the_disk)
+        with pytest.raises(FileNotFoundError):
+            checkpoints.save(state_of(2), 2, wait=True)
+        checkpoints.save(state_of(2), 2)
+        checkpoints.finish()
+    assert checkpoints.failures == 2
+    require_latest(str(tmp_path), 1)
+    checkpoints.save(state_of(3), 3, wait=True)
+    require_latest(str(tmp_path), 3)
+
+
 def test_a_store_that_is_away_costs_this_checkpoint_and_training_goes_on(
     faults, s3_bucket, monkeypatch, capsys
 ):

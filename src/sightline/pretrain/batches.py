@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -181,8 +183,9 @@ def load_batches(
             collate_fn=_as_drawn,
             num_workers=processes,
             pin_memory=device.type == "cuda",
+            timeout=60 * config.stall_minutes if processes else 0,
         )
-        drawn = _explained(iter(loader))
+        drawn = _explained(loader)
     return (_on_device(part, device, config.blur_kernel_px) for part in drawn)
 
 
@@ -201,10 +204,24 @@ def _on_device(drawn: DrawnViews, device: torch.device, kernel_px: int) -> Batch
     return first, second, groups
 
 
-def _explained(batches: Iterator[DrawnViews]) -> Iterator[DrawnViews]:
+def _explained(loader: DataLoader[DrawnViews]) -> Iterator[DrawnViews]:
+    others = set(multiprocessing.active_children())
+    batches = iter(loader)
+    drawing = set(multiprocessing.active_children()) - others
     try:
         yield from batches
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            # One that hangs follows no SIGTERM, and would be waited for when we end.
+            for process in drawing:
+                with contextlib.suppress(RuntimeError):  # what torch says of its end
+                    process.kill()
+                    process.join()
+            raise UserError(
+                f"no process that draws views answered for {loader.timeout:g} s: most often the "
+                "machine is out of memory or cores, so lower loader_processes, or raise "
+                "stall_minutes"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(

@@ -195,7 +195,8 @@ class PretrainConfig(StepConfig):
     save one, too. Started again with the same out_uri, training goes on from the last."""
 
     stall_minutes: Annotated[float, Field(gt=0, le=1440)] = 5.0
-    """How long in minutes the other workers wait for one that does not answer before all end."""
+    """How long in minutes the other workers wait for one that does not answer, and each for the
+    processes that draw its views, before all end."""
 
     restarts: Annotated[int, Field(ge=0, le=1000)] = 3
     """How often all workers are started again, from the last checkpoint, after one of several was

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,11 @@ from sightline.encoders import Encoder, encode_images
 from sightline.scoring.neighbours import knn_predict
 
 MAX_TRAIN, MAX_VAL = 4000, 1000
+_AT_ONCE = 64
+
+
+def _nothing() -> None:
+    """Stand for nobody who needs to be told."""
 
 
 class NeighbourProbe:
@@ -27,13 +34,26 @@ class NeighbourProbe:
         self._train = _read(dataset, "train", MAX_TRAIN)
         self._val = _read(dataset, "val", MAX_VAL)
 
-    def accuracy(self, encoder: Encoder, device: torch.device) -> float | None:
-        """Return the share of val images whose neighbours name their class; None: no images."""
+    def accuracy(
+        self, encoder: Encoder, device: torch.device, after_each: Callable[[], None] = _nothing
+    ) -> float | None:
+        """Return the share of val images whose neighbours name their class; None: no images.
+
+        Args:
+            encoder: The encoder; frozen and in evaluation mode meanwhile.
+            device: Where to compute.
+            after_each: Called after every few images.
+        """
         if not (len(self._train) and len(self._val)):
             return None
 
         def features(images: LabelledImages) -> NDArray[np.float32]:
-            return encode_images(encoder, images.images, device=device)
+            parts = []
+            for start in range(0, len(images), _AT_ONCE):
+                some = images.images[start : start + _AT_ONCE]
+                parts.append(encode_images(encoder, some, device=device))
+                after_each()
+            return np.concatenate(parts)
 
         votes = knn_predict(
             features(self._train), self._train.labels, features(self._val), self._classes

@@ -183,6 +183,8 @@ def _announce_plan(dataset: PackedDataset, config: PretrainConfig) -> None:
 def _measure(pretrained: Pretrained, source: ImageStream, config: PretrainConfig) -> dict[str, Any]:
     seconds = sum(record.seconds for record in pretrained.history)
     steps = source.steps_per_epoch * config.epochs
+    # Of an epoch that was interrupted, what was computed after it had gone on counts alone.
+    timed = sum(record.images_per_second * record.seconds for record in pretrained.history)
     return {
         "epochs": config.epochs,
         "images": source.images,
@@ -193,7 +195,7 @@ def _measure(pretrained: Pretrained, source: ImageStream, config: PretrainConfig
         "chance_loss_nats": pretrained.chance_loss,
         "embedding_std": pretrained.embedding_std,
         "effective_rank": pretrained.history[-1].effective_rank,
-        "images_per_second": steps * config.global_batch_size / max(seconds, 1e-9),
+        "images_per_second": timed / max(seconds, 1e-9),
         "seconds": seconds,
     }
 

@@ -222,7 +222,11 @@ class _Training:
 
         Neither a loader nor a random generator has a state: the order of the images and every
         view are functions of the seed and of the place in the training.
+
+        Raises:
+            UserError: If a weight or a running statistic is not finite: nobody may go on from it.
         """
+        self._require_finite_state()
         return {
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -331,17 +335,26 @@ class _Training:
         self.step = 0
 
     def result(self) -> Pretrained:
-        """Return what was learned; the projection head is thrown away."""
+        """Return what was learned; the projection head is thrown away.
+
+        Raises:
+            UserError: If a weight is not finite.
+        """
+        self._require_finite_state()
         encoder = self.network.encoder.cpu().to(memory_format=torch.contiguous_format).eval()
-        _require_finite_weights(encoder, self._config)
         chance = self._chance_sum / self.global_step
         return Pretrained(encoder, self._history, self._step_losses, chance)
 
     def _look(self, probe: NeighbourProbe | None) -> float | None:
         every = self._config.knn_epochs
-        if probe is None or not every or self.epoch % every:
+        if not every or self.epoch % every:
             return None
-        return probe.accuracy(self.network.encoder, self.device)
+        accuracy = None
+        if probe is not None:
+            encoder = self.network.encoder
+            accuracy = probe.accuracy(encoder, self.device, distributed.still_at_work)
+        distributed.wait_for_main()
+        return accuracy
 
     def _require_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):
@@ -353,6 +366,16 @@ class _Training:
             f"{self._config.learning_rate:g}), raise warmup_epochs or temperature{also}, and "
             "choose another out_uri; the checkpoints before it are kept"
         )
+
+    def _require_finite_state(self) -> None:
+        for name, tensor in self.network.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(
+                    f"{name} is no longer finite after step {self.global_step}, so it was neither "
+                    f"saved nor published: lower learning_rate (it is "
+                    f"{self._config.learning_rate:g}) or raise warmup_epochs, and choose another "
+                    "out_uri; the checkpoints before it are kept"
+                )
 
     def _require_spread(self, record: EpochRecord) -> None:
         chance = self._chance_sum / self.global_step
@@ -382,12 +405,3 @@ def _require_groups(groups: Sequence[str], images: int, config: PretrainConfig) 
 def _chance_loss(own_groups: Tensor | None, config: PretrainConfig) -> float:
     everyones = None if own_groups is None else distributed.all_gather(own_groups)
     return chance_loss(config.global_batch_size, everyones)
-
-
-def _require_finite_weights(encoder: Encoder, config: PretrainConfig) -> None:
-    for name, tensor in encoder.trunk.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(
-                f"{name} is no longer finite after the last step, so nothing was published: "
-                f"lower learning_rate (it is {config.learning_rate:g})"
-            )

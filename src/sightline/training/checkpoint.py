@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sightline.config import UserError
-from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
+from sightline.storage import NotFoundError, Storage, join_uri
 from sightline.storage.artifacts import sha256_of
 from sightline.storage.verified import AlteredError, read_verified
 from sightline.telemetry.exporter import Exporter
@@ -37,6 +37,7 @@ _TRIES = 5
 _POINTER = "latest.json"
 _STATE = ".pt"
 _MANIFEST = ".json"
+_COPY = "state.pt"  # torch writes the name into the file: equal states are to be equal bytes
 
 
 class Checkpoint(NamedTuple):
@@ -197,26 +198,22 @@ class Checkpoints:
             LostRunError: If another process moved the pointer, now or in an earlier save.
             StorageUnavailableError: With `wait`, if the store gave no answer.
             UserError: With `wait`, if it cannot be written.
+            Exception: With `wait`, whatever else kept it from being stored.
         """
         self.finish()
-        scratch = tempfile.TemporaryDirectory(prefix="sightline-checkpoint-")
-        # Always of this name, which torch writes into the file: equal states are equal bytes.
-        path = Path(scratch.name, "state.pt")
         try:
-            torch.save(dict(state), path)
-        except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk so
-            scratch.cleanup()
-            full = UserError(f"cannot write {path}: {str(error).splitlines()[0]}")
-            self._note_failure(full, global_step)
+            scratch = self._write_copy(state)
+        except UserError as error:
+            self._note_failure(error, global_step)
             if wait:
-                raise full from None
+                raise
             return
 
         def store() -> None:
             try:
-                with scratch:
-                    self._store(path, global_step)
-            except (UserError, StorageUnavailableError, LostRunError) as error:
+                with scratch as folder:
+                    self._store(Path(folder, _COPY), global_step)
+            except Exception as error:  # whatever it is, nobody may take the state for stored
                 self._failure = error
                 if not isinstance(error, LostRunError):
                     self._note_failure(error, global_step)
@@ -244,6 +241,18 @@ class Checkpoints:
     def are_none(self) -> bool:
         """Whether it is known that there are none; before `take_over` nothing is known."""
         return self._is_taken_over and not self._kept
+
+    def _write_copy(self, state: Mapping[str, Any]) -> tempfile.TemporaryDirectory[str]:
+        scratch = None
+        try:
+            scratch = tempfile.TemporaryDirectory(prefix="sightline-checkpoint-")
+            torch.save(dict(state), Path(scratch.name, _COPY))
+        except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk so
+            place = Path(scratch.name, _COPY) if scratch else "a temporary file"
+            if scratch:
+                scratch.cleanup()
+            raise UserError(f"cannot write {place}: {str(error).splitlines()[0]}") from None
+        return scratch
 
     def _store(self, path: Path, global_step: int) -> None:
         manifest = _to_json(

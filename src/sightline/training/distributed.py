@@ -102,6 +102,21 @@ def from_main(work: Callable[[], T]) -> T:
     return cast(T, outcome[1])
 
 
+def still_at_work() -> None:
+    """Let rank 0 tell the others, which are in `wait_for_main`, that it has not stopped."""
+    any_of(torch.tensor([True]))
+
+
+def wait_for_main() -> None:
+    """Wait in every process until rank 0 comes here, too, after a long work of its own.
+
+    The time that a process may be silent counts from the last `still_at_work` on, so that nobody
+    takes long work for a hang.
+    """
+    while any_of(torch.tensor([False])):
+        pass
+
+
 def is_lost_peer(error: BaseException) -> bool:
     """Say whether an error means that another process ended or does not answer."""
     if isinstance(error, dist.DistError):

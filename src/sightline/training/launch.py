@@ -33,6 +33,7 @@ _KINDS: dict[str, type[Exception]] = {
     "running": AlreadyRunningError,
 }
 _DEFECT = ".defect"
+_SECONDS_TO_END = 600
 
 
 class WorkerError(RuntimeError):
@@ -84,7 +85,12 @@ def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, bool]:
     with tempfile.TemporaryDirectory(prefix="sightline-workers-") as folder:
         errors = Path(folder)
         threads = str(max(1, usable_cores() // workers))
-        environment = {"OMP_NUM_THREADS": threads, **os.environ, _ERRORS_FOLDER: folder}
+        defaults = {
+            "OMP_NUM_THREADS": threads,
+            # torchrun kills after 30 s who is still at its last step or saving it.
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_SECONDS_TO_END),
+        }
+        environment = {**defaults, **os.environ, _ERRORS_FOLDER: folder}
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
         assert process.stderr is not None
         forwarder = threading.Thread(target=_forward, args=(process.stderr, errors))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -144,6 +144,9 @@ def recovery_of(
             distributed.from_main(recovery.take_over)
             yield recovery
     finally:
+        # Who takes the run over next must not meet a save of ours that is still on its way.
+        with suppress(LostRunError):
+            checkpoints.finish()
         if claim and claim.give_back() and (recovery.is_over or checkpoints.are_none):
             storage.clear()
 
