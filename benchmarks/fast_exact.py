@@ -49,13 +49,15 @@ def main() -> int:
     which.add_argument("--demo", action="store_true", help="the drawn phantoms, preset demo")
     which.add_argument("--brain-mri", type=Path, help="the set's folder, preset mri")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=0, help="0: the preset's")
     arguments = parser.parse_args()
     preset = "demo" if arguments.demo else "mri"
     with tempfile.TemporaryDirectory() as scratch:
         images, labels = pack(Path(scratch), arguments.brain_mri)
         test = draw_judges(Path(scratch)) if arguments.demo else labels
-        return compare(images, labels, test, preset, range(arguments.seeds), arguments.epochs)
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        return compare(images, labels, test, preset, seeds, arguments.epochs)
 
 
 def pack(scratch: Path, brain_mri: Path | None) -> tuple[PackedDataset, PackedDataset]:

@@ -160,7 +160,7 @@ def test_a_training_in_passes_has_the_losses_of_one_without(
     assert len(set(found[0].step_losses)) == 4
     for other in found[1:]:
         assert other.step_losses == pytest.approx(found[0].step_losses, rel=1e-5)
-        assert other.embedding_std == pytest.approx(found[0].embedding_std, rel=1e-4)
+        assert other.embedding_std == pytest.approx(found[0].embedding_std, rel=2e-3)
         assert other.chance_loss == pytest.approx(found[0].chance_loss)
 
 
