@@ -1,0 +1,34 @@
+"""The operator's own schema of a PyTorchJob, closed: a field that it does not know is refused.
+
+`pytorchjobs.kubeflow.org.json` is the openAPIV3Schema of Training Operator v1.9.4 (Apache-2.0,
+github.com/kubeflow/trainer, manifests/base/crds), without its descriptions.
+"""
+
+import json
+from pathlib import Path
+
+import jsonschema
+
+SCHEMA = json.loads(Path(__file__).with_name("pytorchjobs.kubeflow.org.json").read_text())
+
+
+def problems(manifest):
+    """Return what the schema has against a manifest, one text each."""
+    validator = jsonschema.Draft7Validator(_closed(SCHEMA))
+    return [
+        f"{'/'.join(map(str, e.absolute_path))}: {e.message}"
+        for e in validator.iter_errors(manifest)
+    ]
+
+
+def _closed(node):
+    if isinstance(node, list):
+        return [_closed(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    closed = {name: _closed(value) for name, value in node.items()}
+    if "properties" in node and isinstance(node["properties"], dict):
+        closed.setdefault("additionalProperties", False)
+    if node.get("x-kubernetes-int-or-string"):
+        closed.pop("type", None)
+    return closed
