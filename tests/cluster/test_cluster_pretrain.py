@@ -1,0 +1,142 @@
+"""Two-worker pretraining on a cluster, from a bucket to a bucket, and what may come between."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from conftest import SETTINGS
+
+from sightline.storage import fetch_artifacts
+
+
+def local_losses(dataset, folder, **settings):
+    """Return the losses of two processes on this machine, one thread each as in the pods."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "sightline", "pretrain", "--dataset-uri", dataset),
+            *("--out-uri", str(folder), "--config", json.dumps({**SETTINGS, **settings})),
+        ],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    lines = (fetch_artifacts(str(folder)) / "steps.csv").read_text().splitlines()
+    return [line.rpartition(",")[2] for line in lines]
+
+
+def require_equal(found, expected):
+    assert found[0] == expected[0]
+    differences = [abs(float(a) - float(b)) for a, b in zip(found[1:], expected[1:], strict=True)]
+    print(f"{len(differences)} steps, largest difference of a loss: {max(differences)}")
+    assert max(differences) <= 1e-6
+
+
+def test_two_pods_learn_what_two_processes_here_learn_and_say_who_they_are(
+    launch, namespace, dataset, tmp_path
+):
+    launcher = launch().wait()
+    require_equal(launcher.losses(), local_losses(dataset, tmp_path / "local"))
+    (job,) = namespace.get("pytorchjobs", f"sightline.dev/run-id={launcher.run}")
+    name = job["metadata"]["name"]
+    for pod in (0, 1):
+        assert f"{name}-worker-{pod} | " in launcher.told
+    described = namespace.kubectl("describe", "pytorchjob", name).stdout
+    for word in ("sightline.dev/step=pretrain", launcher.out_uri, "Succeeded"):
+        assert word in described
+    log = namespace.kubectl(
+        "logs", "-l", f"sightline.dev/run-id={launcher.run}", "--tail=-1"
+    ).stdout
+    assert "SimCLR on" in log
+
+
+def test_killed_worker_comes_back_and_learns_the_same(launch, namespace, dataset, tmp_path):
+    launcher = launch(epochs=6)
+    launcher.wait_for("epoch 2/6")
+    (job,) = namespace.get("pytorchjobs", f"sightline.dev/run-id={launcher.run}")
+    pod = f"{job['metadata']['name']}-worker-1"
+    namespace.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+    launcher.wait_for("a worker was replaced")
+    launcher.wait(seconds=400)
+    assert "going on from checkpoint" in launcher.told
+    require_equal(launcher.losses(), local_losses(dataset, tmp_path / "local", epochs=6))
+
+
+def test_launcher_that_was_killed_finds_its_job_again_and_others_are_refused(launch, namespace):
+    first = launch(epochs=4)
+    first.wait_for("epoch 1/4")
+    first.process.kill()
+    other = launch(run=first.run, epochs=5).wait(2, seconds=60)
+    assert "with another task (epochs 4 there, 5 here)" in other.told
+    second = launch(run=first.run, epochs=4)
+    second.wait_for("found job", seconds=60)
+    third = launch(run=first.run, epochs=4)
+    third.wait_for("found job", seconds=60)
+    second.wait()
+    third.wait()
+    assert len(namespace.get("pytorchjobs", f"sightline.dev/run-id={first.run}")) == 1
+
+
+def test_stopped_run_leaves_nothing_and_goes_on_when_it_is_started_again(launch, namespace):
+    first = launch(epochs=40)
+    first.wait_for("epoch 1/40")
+    first.process.terminate()
+    first.wait(143, seconds=20)
+    namespace.wait_until_nothing_is_left(first.run)
+    again = launch(run=first.run, epochs=40)
+    again.wait_for("going on from checkpoint")
+    again.process.terminate()
+    again.wait(143, seconds=20)
+    namespace.wait_until_nothing_is_left(first.run)
+
+
+def test_job_deleted_by_hand_is_told(launch, namespace):
+    launcher = launch(epochs=40)
+    launcher.wait_for("epoch 1/40")
+    namespace.kubectl("delete", "pytorchjobs", "-l", f"sightline.dev/run-id={launcher.run}")
+    launcher.wait(1, seconds=60)
+    assert "somebody deleted it; the same command starts it again" in launcher.told
+
+
+def test_reaper_deletes_what_a_launcher_left_behind(launch, namespace):
+    launcher = launch(epochs=40)
+    launcher.wait_for("submitted job")
+    launcher.process.kill()
+    command = [sys.executable, "-m", "sightline_cluster", "reap", "--run-id", launcher.run]
+    environment = {**os.environ, "KUBECONFIG": str(namespace.kubeconfig("sightline-launcher"))}
+    for told in ("deleted: sl-pretrain-", "nothing was left"):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout
+    namespace.wait_until_nothing_is_left(launcher.run, seconds=10)
+
+
+def test_no_secret_is_anywhere_but_in_its_secret(launch, namespace):
+    launcher = launch(epochs=2).wait()
+    canary = os.environ["TESTBED_S3_SECRET_KEY"]
+    kinds = "pytorchjobs,pods,events,configmaps,services"
+    seen = [launcher.told, namespace.kubectl("get", kinds, "-o", "yaml").stdout]
+    logs = ["logs", "-l", f"sightline.dev/run-id={launcher.run}", "--tail=-1"]
+    seen.append(namespace.kubectl(*logs).stdout)
+    seen += [
+        path.read_text(errors="replace")
+        for path in fetch_artifacts(launcher.out_uri).rglob("*")
+        if path.is_file()
+    ]
+    assert len(seen) > 5
+    assert not any(canary in text for text in seen)
+
+
+def test_queue_of_a_full_quota_is_waited_for_and_told(launch, namespace):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}}
+    namespace.apply({**quota, "spec": {"hard": {"limits.cpu": "3"}}})
+    try:
+        one = launch(epochs=40)
+        one.wait_for("epoch 1/40")
+        two = launch(epochs=1)
+        two.wait_for("waiting for room in the namespace's quota")
+        time.sleep(2)
+        one.process.terminate()
+        two.wait(0, seconds=240)
+    finally:
+        namespace.kubectl("delete", "resourcequota", "full")
