@@ -99,7 +99,10 @@ def _of_pod(pod: Manifest, config: ClusterConfig) -> Iterator[Obstacle]:
             told = f"{name} cannot be configured: {message}"
         yield Obstacle(told, Prospect.LASTS)
     elif reason in ("CreateContainerError", "RunContainerError"):
-        yield Obstacle(f"{name} cannot be started: {message}", Prospect.LASTS)
+        # A node that has just fetched gigabytes may need minutes to unpack them.
+        is_slow = "deadline exceeded" in message
+        prospect = Prospect.PASSES if is_slow else Prospect.LASTS
+        yield Obstacle(f"{name} cannot be started: {message}", prospect)
     for entry in pod.get("status", {}).get("conditions") or []:
         if entry["type"] == "PodScheduled" and entry.get("reason") == "Unschedulable":
             yield _unschedulable(pod, _one_line(entry.get("message", "")), config)

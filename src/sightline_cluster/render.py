@@ -21,6 +21,7 @@ from sightline_cluster.task import Task, label_value, short_hash
 API_VERSION, KIND, PLURAL = "kubeflow.org/v1", "PyTorchJob", "pytorchjobs"
 RUN_LABEL = "sightline.dev/run-id"
 STEP_LABEL = "sightline.dev/step"
+OUT_ANNOTATION = "sightline.dev/out-uri"
 SPEC_ANNOTATION = "sightline.dev/spec-sha256"
 RESTARTS_ANNOTATION = "sightline.dev/restarts"
 MESSAGE_PATH = "/dev/termination-log"
@@ -37,7 +38,7 @@ def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
         UserError: If the workers cannot be divided among pods.
     """
     pods = pod_count(task, config)
-    labels = _labels(task)
+    labels = labels_of(task)
     manifest: Manifest = {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -45,7 +46,7 @@ def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
             "name": job_name(task),
             "labels": labels
             | ({"kueue.x-k8s.io/queue-name": config.queue} if config.queue else {}),
-            "annotations": {"sightline.dev/out-uri": task.out_uri},
+            "annotations": {OUT_ANNOTATION: task.out_uri},
         },
         "spec": {
             "nprocPerNode": str(config.processes_per_pod),
@@ -62,9 +63,9 @@ def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
                     "template": {
                         "metadata": {
                             "labels": labels,
-                            "annotations": {"sightline.dev/out-uri": task.out_uri},
+                            "annotations": {OUT_ANNOTATION: task.out_uri},
                         },
-                        "spec": _pod(task, config),
+                        "spec": render_pod(task, config),
                     },
                 }
             },
@@ -136,7 +137,8 @@ def _told(manifest: Manifest) -> dict[str, Any]:
     return told
 
 
-def _labels(task: Task) -> dict[str, str]:
+def labels_of(task: Task) -> dict[str, str]:
+    """Return what a task's job and pods are found by."""
     return {
         "app.kubernetes.io/name": "sightline",
         "app.kubernetes.io/part-of": "sightline",
@@ -148,7 +150,8 @@ def _labels(task: Task) -> dict[str, str]:
     }
 
 
-def _pod(task: Task, config: ClusterConfig) -> Manifest:
+def render_pod(task: Task, config: ClusterConfig) -> Manifest:
+    """Return a worker's pod, as Pod Security `restricted` admits it."""
     spec: Manifest = {
         "serviceAccountName": config.service_account,
         "automountServiceAccountToken": False,

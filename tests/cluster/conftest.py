@@ -32,8 +32,9 @@ NEEDED = ("ENDPOINT", "ENDPOINT_IN_CLUSTER", "ACCESS_KEY", "SECRET_KEY")
 
 def kubectl(*arguments, check=True, **options):
     """Run kubectl as the cluster's administrator."""
+    options = {"timeout": 120, **options}
     return subprocess.run(
-        ["kubectl", *arguments], check=check, capture_output=True, text=True, timeout=120, **options
+        ["kubectl", *arguments], check=check, capture_output=True, text=True, **options
     )
 
 
@@ -54,8 +55,11 @@ def pytest_collection_modifyitems(items):
     """Skip whatever lies here where something is missing."""
     here = [item for item in items if Path(__file__).parent in item.path.parents]
     missing = _missing() if here else ""
-    for item in here if missing else []:
-        item.add_marker(pytest.mark.skip(reason=f"needs {missing}"))
+    for item in here:
+        # Not how long it should take: on a busy machine two pods import torch for minutes.
+        item.add_marker(pytest.mark.timeout(1800))
+        if missing:
+            item.add_marker(pytest.mark.skip(reason=f"needs {missing}"))
 
 
 class Namespace:
@@ -162,11 +166,11 @@ class Launcher:
     def told(self):
         return self.log.read_text(errors="replace")
 
-    def wait(self, code=0, seconds=300):
+    def wait(self, code=0, seconds=900):
         assert self.process.wait(timeout=seconds) == code, self.told
         return self
 
-    def wait_for(self, text, seconds=240, times=1):
+    def wait_for(self, text, seconds=900, times=1):
         deadline = time.monotonic() + seconds
         while self.told.count(text) < times:
             assert self.process.poll() is None, self.told
@@ -212,14 +216,15 @@ def dataset(bucket, tmp_path_factory):
     return metrics["datasets"]["images"]
 
 
-@pytest.fixture
-def launch(namespace, bucket, dataset, tmp_path):
-    """Return `launch(settings, cluster=…)`, which starts a launcher with a run of its own."""
+@pytest.fixture(scope="module")
+def launch(namespace, bucket, dataset, tmp_path_factory):
+    """Return `launch(cluster=…, **settings)`, which starts a launcher with a run of its own."""
     started = []
+    folder = tmp_path_factory.mktemp("launchers")
 
     def start(run="", cluster=None, account="sightline-launcher", data="", **settings):
         run = run or f"t{uuid.uuid4().hex[:8]}"
-        log = tmp_path / f"{run}-{len(started)}.log"
+        log = folder / f"{run}-{len(started)}.log"
         launcher = Launcher(
             namespace, run, bucket, data or dataset, settings, cluster or {}, account, log
         )

@@ -1,7 +1,8 @@
-"""The operator's own schema of a PyTorchJob, closed: a field that it does not know is refused.
+"""The operators' own schemas, closed: a field that they do not know is refused.
 
-`pytorchjobs.kubeflow.org.json` is the openAPIV3Schema of Training Operator v1.9.4 (Apache-2.0,
-github.com/kubeflow/trainer, manifests/base/crds), without its descriptions.
+`pytorchjobs.kubeflow.org.json` is the openAPIV3Schema of Training Operator v1.9.4, the other two
+those of Trainer v2.3.0 (Apache-2.0, github.com/kubeflow/trainer, manifests/base/crds), without
+their descriptions.
 """
 
 import json
@@ -9,12 +10,17 @@ from pathlib import Path
 
 import jsonschema
 
-SCHEMA = json.loads(Path(__file__).with_name("pytorchjobs.kubeflow.org.json").read_text())
+FILES = {
+    "PyTorchJob": "pytorchjobs.kubeflow.org.json",
+    "TrainJob": "trainjobs.trainer.kubeflow.org.json",
+    "TrainingRuntime": "trainingruntimes.trainer.kubeflow.org.json",
+}
 
 
 def problems(manifest):
     """Return what the schema has against a manifest, one text each."""
-    validator = jsonschema.Draft7Validator(_closed(SCHEMA))
+    schema = json.loads(Path(__file__).with_name(FILES[manifest["kind"]]).read_text())
+    validator = jsonschema.Draft7Validator(_closed(schema))
     return [
         f"{'/'.join(map(str, e.absolute_path))}: {e.message}"
         for e in validator.iter_errors(manifest)

@@ -39,12 +39,13 @@ _KINDS: dict[str, type[Exception]] = {
     "running": AlreadyRunningError,
 }
 _DEFECT = ".defect"
-_MEETING_PLACE = "PET_RDZV_ENDPOINT"
+# Of the training operator, and of its successor.
+_MEETING_PLACES = ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR")
 
 
 def is_spread() -> bool:
     """Say whether torchruns of several machines are to meet, each of them started by others."""
-    return _MEETING_PLACE in os.environ
+    return any(name in os.environ for name in _MEETING_PLACES)
 
 
 def workers_here(workers: int) -> int:
@@ -59,8 +60,8 @@ def launch(arguments: Sequence[str], workers: int, restarts: int = 0) -> None:
     """Run `sightline <arguments>` in several processes and wait for those of this machine.
 
     All of them run here, unless the environment names a place where torchruns of several machines
-    meet (`PET_RDZV_ENDPOINT` and its like, as the training operator sets them). Then nothing is
-    started again here: whoever started the machines does that, all of them together.
+    meet (`PET_RDZV_ENDPOINT` or `PET_MASTER_ADDR`, as the training operators set them). Then
+    nothing is started again here: whoever started the machines does that, all of them together.
 
     A SIGTERM goes on to the workers, which end as they see fit.
 
