@@ -85,7 +85,7 @@ class PyTorchJobBackend:
             UserError: If the cluster refuses it, or a job of this name has another task.
             JobFailedError: If the API gives no answer.
         """
-        patience = _Patience(self._config.api_minutes)
+        patience = _Patience(self._config.api_minutes, has_job=False)
         while True:
             try:
                 self._ask_before()
@@ -204,7 +204,7 @@ class PyTorchJobBackend:
     # --- following ---
 
     def _follow_to_the_end(self) -> None:
-        patience = _Patience(self._config.api_minutes)
+        patience = _Patience(self._config.api_minutes, has_job=True)
         told: set[str] = set()
         while True:
             self._pods.wait(_POLL_SECONDS)
@@ -334,20 +334,19 @@ class PyTorchJobBackend:
 class _Patience:
     """How long an API may be away; says once that it is, and once that it is back."""
 
-    def __init__(self, minutes: float) -> None:
+    def __init__(self, minutes: float, has_job: bool) -> None:
         self._minutes = minutes
+        self._meanwhile = "the job goes on, and we try" if has_job else "trying"
+        self._then = "; the job may go on: the same command follows it again" if has_job else ""
         self._since: float | None = None
 
     def lose(self, error: Exception, say: Any) -> None:
         now = time.monotonic()
         if self._since is None:
             self._since = now
-            say(f"{error}; the job goes on, and we try again for {self._minutes:g} minutes")
+            say(f"{error}; {self._meanwhile} again for {self._minutes:g} minutes")
         if now - self._since > 60 * self._minutes:
-            raise JobFailedError(
-                f"{error}, for {self._minutes:g} minutes; the job may go on: the same command "
-                "follows it again"
-            ) from None
+            raise JobFailedError(f"{error}, for {self._minutes:g} minutes{self._then}") from None
 
     def regain(self, say: Any) -> None:
         if self._since is not None:

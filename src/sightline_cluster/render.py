@@ -221,6 +221,8 @@ def _container(task: Task, config: ClusterConfig) -> Manifest:
 
 def _image(task: Task, config: ClusterConfig) -> str:
     needed = image_of(task.step, str(getattr(task.config, "encoder", "")))
+    if not task.has_data:
+        needed = TRAIN
     return {TRAIN: config.train_image, DETECT: config.detect_image}[needed] or needed
 
 

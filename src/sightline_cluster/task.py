@@ -39,9 +39,14 @@ class Task:
         return parts[-1]
 
     @property
+    def has_data(self) -> bool:
+        """Whether there is anything to do; else the step publishes that it was skipped."""
+        return bool(self.uris.dataset_uri)  # type: ignore[attr-defined]
+
+    @property
     def workers(self) -> int:
-        """Processes that train together."""
-        return int(getattr(self.config, "workers", 1))
+        """Processes that train together; one to say that there is nothing to do."""
+        return int(getattr(self.config, "workers", 1)) if self.has_data else 1
 
 
 def make_task(

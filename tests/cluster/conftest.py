@@ -103,7 +103,7 @@ class Namespace:
         ]
         return jobs + pods + services
 
-    def wait_until_nothing_is_left(self, run, seconds=90):
+    def wait_until_nothing_is_left(self, run, seconds=300):
         deadline = time.monotonic() + seconds
         while left := self.left(run):
             assert time.monotonic() < deadline, left

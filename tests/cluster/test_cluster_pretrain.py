@@ -89,39 +89,38 @@ def test_killed_worker_comes_back_and_learns_the_same(launch, namespace, dataset
 
 
 def test_launcher_that_was_killed_finds_its_job_again_and_others_are_refused(launch, namespace):
-    first = launch(epochs=4)
-    first.wait_for("epoch 1/4")
-    first.process.kill()
-    other = launch(run=first.run, epochs=5).wait(2, seconds=60)
-    assert "with another task (epochs 4 there, 5 here)" in other.told
-    second = launch(run=first.run, epochs=4)
-    second.wait_for("found job", seconds=60)
-    third = launch(run=first.run, epochs=4)
-    third.wait_for("found job", seconds=60)
-    second.wait()
-    third.wait()
-    assert len(namespace.get("pytorchjobs", f"sightline.dev/run-id={first.run}")) == 1
-
-
-def test_stopped_run_leaves_nothing_and_goes_on_when_it_is_started_again(launch, namespace):
     first = launch(epochs=40)
-    first.wait_for("epoch 1/40")
-    first.process.terminate()
-    first.wait(143, seconds=20)
+    first.wait_for("submitted job")
+    first.process.kill()
+    other = launch(run=first.run, epochs=41).wait(2)
+    assert "with another task (epochs 40 there, 41 here)" in other.told
+    second, third = launch(run=first.run, epochs=40), launch(run=first.run, epochs=40)
+    second.wait_for("found job")
+    third.wait_for("found job")
+    assert len(namespace.get("pytorchjobs", f"sightline.dev/run-id={first.run}")) == 1
+    second.process.terminate()
+    second.wait(143)
+    third.wait(1)
+    assert "somebody deleted it" in third.told
     namespace.wait_until_nothing_is_left(first.run)
-    again = launch(run=first.run, epochs=40)
-    again.wait_for("going on from checkpoint")
-    again.process.terminate()
-    again.wait(143, seconds=20)
-    namespace.wait_until_nothing_is_left(first.run)
+
+
+def test_stopped_run_leaves_nothing(launch, namespace):
+    launcher = launch(epochs=40)
+    wait_for_pods(namespace, launcher, 2)
+    launcher.process.terminate()
+    launcher.wait(143)
+    assert "is deleted" in launcher.told
+    namespace.wait_until_nothing_is_left(launcher.run)
 
 
 def test_job_deleted_by_hand_is_told(launch, namespace):
     launcher = launch(epochs=40)
-    launcher.wait_for("epoch 1/40")
+    wait_for_pods(namespace, launcher, 2)
     namespace.kubectl("delete", "pytorchjobs", "-l", f"sightline.dev/run-id={launcher.run}")
-    launcher.wait(1, seconds=60)
+    launcher.wait(1)
     assert "somebody deleted it; the same command starts it again" in launcher.told
+    namespace.wait_until_nothing_is_left(launcher.run)
 
 
 def test_reaper_deletes_what_a_launcher_left_behind(launch, namespace):
@@ -137,16 +136,26 @@ def test_reaper_deletes_what_a_launcher_left_behind(launch, namespace):
     namespace.wait_until_nothing_is_left(launcher.run, seconds=10)
 
 
-def test_queue_of_a_full_quota_is_waited_for_and_told(launch, namespace):
+def test_full_quota_is_waited_for_and_told(launch, namespace):
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}}
     namespace.apply({**quota, "spec": {"hard": {"limits.cpu": "3"}}})
     try:
         one = launch(epochs=40)
-        one.wait_for("epoch 1/40")
-        two = launch(epochs=1)
+        wait_for_pods(namespace, one, 2)
+        two = launch(epochs=40)
         two.wait_for("waiting for room in the namespace's quota")
-        time.sleep(2)
         one.process.terminate()
-        two.wait()
+        one.wait(143)
+        wait_for_pods(namespace, two, 2)
+        two.process.terminate()
+        two.wait(143)
     finally:
         namespace.kubectl("delete", "resourcequota", "full")
+
+
+def wait_for_pods(namespace, launcher, count, seconds=600):
+    deadline = time.monotonic() + seconds
+    while len(namespace.get("pods", f"sightline.dev/run-id={launcher.run}")) < count:
+        assert launcher.process.poll() is None, launcher.told
+        assert time.monotonic() < deadline, launcher.told
+        time.sleep(0.5)

@@ -170,6 +170,17 @@ def test_images_are_those_of_the_step_and_its_encoder(task):
     assert container_of(render_pytorchjob(task("detect"), own))["image"] == "b:2"
 
 
+def test_step_without_data_takes_one_pod_of_the_smaller_image_to_say_so():
+    for step in ("pretrain", "detect"):
+        uris = {"dataset_uri": "", "out_uri": f"s3://b/runs/r/{step}"}
+        settings = {"workers": 4} if step == "pretrain" else {}
+        uris |= {} if step == "pretrain" else {"encoder_uri": "s3://b/runs/r/pretrain"}
+        manifest = render_pytorchjob(make_task(step, uris, settings, {}), ClusterConfig())
+        assert worker_of(manifest)["replicas"] == 1
+        assert "elasticPolicy" not in manifest["spec"]
+        assert container_of(manifest)["image"] == TRAIN
+
+
 def test_store_is_reached_as_pods_reach_it_and_keys_come_from_a_secret(task):
     here = task(storage={"s3_endpoint_url": "http://127.0.0.1:9000", "s3_retries": 5})
     there = container_of(render_pytorchjob(here, ClusterConfig(s3_endpoint_url="http://s3:9000")))
