@@ -88,8 +88,9 @@ class PyTorchJobBackend:
         patience = _Patience(self._config.api_minutes, has_job=False)
         while True:
             try:
-                self._ask_before()
-                if self._create_or_find():
+                found = self._ask_before()
+                if self._take_over(found) if found else self._create():
+                    patience.regain(self._say)
                     return
             except ApiAwayError as error:
                 patience.lose(error, self._say)
@@ -125,44 +126,44 @@ class PyTorchJobBackend:
 
     # --- submitting ---
 
-    def _ask_before(self) -> None:
-        """Meet what would go wrong later while nothing is made: no rights, no operator, no room."""
+    def _ask_before(self) -> Manifest | None:
+        """Meet what would go wrong later while nothing is made: no rights, no operator, no room.
+
+        Returns:
+            The job of our name, if there is one.
+        """
+        found = None
         for _ in range(2):  # both connections are open from here on
             with contextlib.suppress(NoSuchJobError):
-                self._api.job(self._name)
+                found = self._api.job(self._name)
         self._api.pods(self._name)
-        self._refuse_what_no_quota_allows()
+        if found is None:
+            self._refuse_what_no_quota_allows()
+        return found
 
-    def _create_or_find(self) -> bool:
+    def _create(self) -> bool:
+        """Create the job; False: another launcher was faster."""
         self._is_creating = True
         try:
             _create(self._api, self._manifest)
         except _ExistsError:
-            return self._take_over()
+            return False
         finally:
             self._is_creating = False
         self._say(f"submitted job {self._name} to namespace {self._api.namespace}")
         return True
 
-    def _take_over(self) -> bool:
-        """Say whether the job of our name is ours to follow; False: try to create it again."""
-        try:
-            found = self._api.job(self._name)
-        except NoSuchJobError:
-            return False
+    def _take_over(self, found: Manifest) -> bool:
+        """Say whether the job of our name is ours to follow; False: create it again."""
         metadata = found["metadata"]
         if "deletionTimestamp" in metadata:
             self._say(f"waiting until the deleted job {self._name} is gone")
             self._wait_until_gone()
             return False
         annotations = metadata.get("annotations", {})
-        if (
-            annotations.get(SPEC_ANNOTATION)
-            != self._manifest["metadata"]["annotations"][SPEC_ANNOTATION]
-        ):
-            told = (
-                "; ".join(differences(found, self._manifest)) or "its pods' specification differs"
-            )
+        wanted = self._manifest["metadata"]["annotations"][SPEC_ANNOTATION]
+        if annotations.get(SPEC_ANNOTATION) != wanted:
+            told = "; ".join(differences(found, self._manifest)) or "its pods differ"
             raise UserError(
                 f"job {self._name} is there already for {self._task.out_uri}, with another task "
                 f"({told}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "

@@ -72,7 +72,7 @@ def test_no_secret_is_anywhere_but_in_its_secret(finished, namespace):
 
 
 def test_same_command_after_the_end_finds_the_result(finished, launch):
-    again = launch(run=finished.run).wait(0, seconds=60)
+    again = launch(run=finished.run).wait()
     assert "found job" in again.told
 
 
