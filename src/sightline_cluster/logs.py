@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from sightline.config import UserError
 from sightline_cluster.api import Api, ApiAwayError, NoSuchJobError
 
 Say = Callable[[str], None]
+_COMPLAINT = re.compile(r"sightline [a-z]+: (.+)")
 
 
 class PodLog:
@@ -68,8 +70,8 @@ class PodLog:
                 continue
             self._last_stamp = stamp
             told = text.decode("utf-8", errors="replace").rstrip()
-            if told.startswith("sightline "):
-                self.complaint = told.partition(": ")[2]
+            if found := _COMPLAINT.match(told):
+                self.complaint = found[1]
             self._say(f"{self._pod} | {told}")
 
 

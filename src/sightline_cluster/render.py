@@ -228,8 +228,9 @@ def _image(task: Task, config: ClusterConfig) -> str:
 
 def _arguments(task: Task) -> list[str]:
     arguments = [task.step]
+    required = {name for name, field in type(task.uris).model_fields.items() if field.is_required()}
     for name, uri in task.uris.to_json().items():
-        if uri:
+        if uri or name in required:  # an empty one says that there are no such data
             arguments += [f"--{name.replace('_', '-')}", uri]
     return [*arguments, "--config", json.dumps(task.config.to_json(), sort_keys=True)]
 

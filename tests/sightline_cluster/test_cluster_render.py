@@ -5,7 +5,9 @@ import kubernetes_validate
 import pytest
 from sightline_cluster_crd import problems
 
+from sightline.cli import parse_step
 from sightline.config import SettingsError, UserError
+from sightline.steps import COMMANDS
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.images import DETECT, TRAIN
 from sightline_cluster.render import differences, job_name, render_pytorchjob, spec_hash
@@ -179,6 +181,10 @@ def test_step_without_data_takes_one_pod_of_the_smaller_image_to_say_so():
         assert worker_of(manifest)["replicas"] == 1
         assert "elasticPolicy" not in manifest["spec"]
         assert container_of(manifest)["image"] == TRAIN
+        command = COMMANDS[step]
+        flags = container_of(manifest)["args"][1:]
+        told, _, _ = parse_step(step, "", command.uris_class, command.config_class, flags)
+        assert told.dataset_uri == ""
 
 
 def test_store_is_reached_as_pods_reach_it_and_keys_come_from_a_secret(task):
