@@ -70,7 +70,8 @@ def main() -> int:
         seconds.append(time.perf_counter() - start)
         assert launcher.wait(timeout=30) == 143
     time.sleep(90)  # the pods' grace and the collector's round
-    left = [job["metadata"]["name"] for job in api.jobs("sightline.dev/step=pretrain")]
+    runs = [f"sightline.dev/run-id=stop-{number}" for number in range(given.runs)]
+    left = [job["metadata"]["name"] for selector in runs for job in api.jobs(selector)]
     pods = [pod for number in range(given.runs) for pod in _pods(given, number)]
     seconds.sort()
     print("| Stopped | Jobs left | Pods left | Median s | Slowest s | Limit s | Slowest / limit |")
