@@ -4,6 +4,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c '
 VENV ?= .venv
 DEMO ?= demo-out
 
+# Images: another base (official, a mirror's, with CUDA), or flags such as --network=host.
+BASE ?= python:3.11-slim-bookworm
+DOCKER ?= docker
+BUILD_FLAGS ?=
+IMAGES := train detect launch
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/sightline/__init__.py)
+
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 QUIET := --quiet --disable-pip-version-check
@@ -13,7 +20,7 @@ NO_DISPLAY := opencv-python-headless
 
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help setup demo test check pipelines docs constraints clean
+.PHONY: help setup demo test check pipelines docs images deploy-dev test-cluster constraints clean
 
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	echo "setup: installing into $(VENV), 2 to 5 minutes"
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"setup: Python 3.11 or later is needed, got {sys.version.split()[0]}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install $(QUIET) -c constraints.txt -e ".[detect,dicom,pipelines,dev]"
+	$(RUN) -m pip install $(QUIET) -c constraints.txt -e ".[detect,dicom,pipelines,cluster,dev]"
 	$(RUN) -m pip install $(QUIET) -c constraints.txt --no-deps $(NO_DISPLAY)
 	touch $@
 
@@ -49,11 +56,25 @@ pipelines: $(READY) ## Compile the pipeline to build/simclr_to_yolo.yaml
 docs: $(READY) ## Write docs/settings.md from the settings classes
 	$(RUN) -m pipelines.settings_page > docs/settings.md
 
+images: ## Build the container images train, detect and launch, and print their sizes
+	for image in $(IMAGES); do \
+	  DOCKER_BUILDKIT=1 $(DOCKER) build --quiet $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
+	    --build-arg REVISION=$$(git rev-parse HEAD 2> /dev/null || echo unknown) \
+	    --file images/$$image/Dockerfile --tag sightline/$$image-python:$(VERSION) . > /dev/null || exit 1; \
+	  $(DOCKER) image inspect --format "{{index .RepoTags 0}}  {{.Size}} bytes" sightline/$$image-python:$(VERSION); \
+	done
+
+deploy-dev: ## Apply k8s/overlays/dev to the cluster of the current KUBECONFIG
+	kubectl apply -k k8s/overlays/dev
+
+test-cluster: $(READY) ## Run the tests that need the cluster of the current KUBECONFIG (docs/cluster.md)
+	$(RUN) -m pytest tests/cluster
+
 constraints: ## Resolve constraints.txt anew from pyproject.toml
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install $(QUIET) -e ".[detect,dicom,pipelines,dev]" $(NO_DISPLAY)
-	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
+	build/constraints/bin/python -m pip install $(QUIET) -e ".[detect,dicom,pipelines,cluster,dev]" $(NO_DISPLAY)
+	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip freeze --all --exclude pip --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/constraints
 

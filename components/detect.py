@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import images
+from sightline_cluster import images
 
 
-@dsl.component(base_image=images.DETECT, install_kfp_package=False)
+@dsl.component(base_image=images.LAUNCH, install_kfp_package=False)
 def detect(
     run: str,
     encoder_uri: str,
@@ -13,12 +13,13 @@ def detect(
     seed: int,
     settings: dict,
     storage: dict,
+    cluster: dict,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Train YOLOv12 on the encoder, and the same detector from scratch."""
-    from sightline.pipeline_step import run_pipeline_step
+    from sightline_cluster.pipeline_step import run_training_step
 
     uris = {"encoder_uri": encoder_uri, "dataset_uri": dataset_uri}
-    step = run_pipeline_step("detect", run, uris, settings, {"seed": seed}, storage)
+    step = run_training_step("detect", run, uris, settings, {"seed": seed}, storage, cluster)
     step.show(metrics=metrics)
     return step.uri

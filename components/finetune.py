@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import images
+from sightline_cluster import images
 
 
-@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+@dsl.component(base_image=images.LAUNCH, install_kfp_package=False)
 def finetune(
     run: str,
     encoder_uri: str,
@@ -13,13 +13,14 @@ def finetune(
     seed: int,
     settings: dict,
     storage: dict,
+    cluster: dict,
     metrics: dsl.Output[dsl.Metrics],
     finetuned: dsl.Output[dsl.ClassificationMetrics],
 ) -> str:
     """Train the whole classifier, and the same network from scratch."""
-    from sightline.pipeline_step import run_pipeline_step
+    from sightline_cluster.pipeline_step import run_training_step
 
     uris = {"encoder_uri": encoder_uri, "dataset_uri": dataset_uri}
-    step = run_pipeline_step("finetune", run, uris, settings, {"seed": seed}, storage)
+    step = run_training_step("finetune", run, uris, settings, {"seed": seed}, storage, cluster)
     step.show(metrics=metrics, classification={"finetuned": finetuned})
     return step.uri

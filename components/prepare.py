@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components import images
+from sightline_cluster import images
 
 
 @dsl.component(base_image=images.TRAIN, install_kfp_package=False)

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components import images
+from sightline_cluster import images
 
 
-@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+@dsl.component(base_image=images.LAUNCH, install_kfp_package=False)
 def pretrain(
     run: str,
     dataset_uri: str,
@@ -15,10 +15,11 @@ def pretrain(
     workers: int,
     settings: dict,
     storage: dict,
+    cluster: dict,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Learn an encoder from unlabelled images with SimCLR."""
-    from sightline.pipeline_step import run_pipeline_step
+    from sightline_cluster.pipeline_step import run_training_step
 
     uris = {
         "dataset_uri": dataset_uri,
@@ -26,6 +27,6 @@ def pretrain(
         "initial_weights_uri": initial_weights_uri,
     }
     own = {"seed": seed, "workers": workers}
-    step = run_pipeline_step("pretrain", run, uris, settings, own, storage)
+    step = run_training_step("pretrain", run, uris, settings, own, storage, cluster)
     step.show(metrics=metrics)
     return step.uri

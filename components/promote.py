@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components import images
+from sightline_cluster import images
 
 
 @dsl.component(base_image=images.DETECT, install_kfp_package=False)

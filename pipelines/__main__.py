@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.parameters import OWN_PARAMETERS
-from pipelines.plan import Plan, finished_steps, make_plan, read_assignments
+from pipelines.plan import CLUSTER, Plan, finished_steps, make_plan, read_assignments
 from sightline.cli import TRY_LATER
 from sightline.config import SettingsError, UserError, nearest_name, read_values
 from sightline.storage import StorageUnavailableError
@@ -123,6 +123,8 @@ def _plan(given: argparse.Namespace, problems: list[str]) -> Plan:
     problems = [*problems, *misread]
     for step, values in assigned.items():
         settings[step] = {**settings.get(step, {}), **values}
+    if given.backend is not None:
+        settings[CLUSTER] = {**settings.get(CLUSTER, {}), "backend": given.backend}
     kinds = ("images", "labels", "boxes", "table", "initial_weights")
     data = {f"data_{kind}": getattr(given, kind) for kind in kinds}
     own = {name: getattr(given, name) for name in OWN_PARAMETERS}
@@ -171,6 +173,12 @@ def _run_parser() -> _Parser:
     run.add_argument("--preset", default="seed", help="seed, paper, mri or demo [seed]")
     run.add_argument("--seed", metavar="INT", help="seed of every training; splits stay [0]")
     run.add_argument("--workers", metavar="INT", help="processes that pretrain together [1]")
+    run.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="where pretrain, finetune and detect run: local, or pytorchjob on the cluster of "
+        "KUBECONFIG [local]",
+    )
     run.add_argument(
         "--set",
         action="append",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sightline.config import StepConfig
+from sightline_cluster.config import ClusterConfig
 
 GATE = ("gate_floor", "gate_margin", "gate_metric")
 OWN_PARAMETERS = ("seed", "workers", *GATE)
@@ -25,3 +26,8 @@ def without_own(step: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def settings_default(step: str, config_class: type[StepConfig]) -> dict[str, Any]:
     """Return the default of a step's dict parameter: whole, so that KFP's form shows it all."""
     return without_own(step, config_class.defaults())
+
+
+def cluster_default() -> dict[str, Any]:
+    """Return the default of a cluster's run: the image that its steps run in holds no torch."""
+    return {**ClusterConfig.defaults(), "backend": "pytorchjob"}

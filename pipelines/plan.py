@@ -17,6 +17,7 @@ from sightline.steps import PIPELINE_STEPS, Step
 from sightline.storage import join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.storage.settings import StorageConfig, use_storage_settings
+from sightline_cluster.config import ClusterConfig
 
 DATA = {
     "data_images": "images_uri",
@@ -26,8 +27,8 @@ DATA = {
 }
 """The pipeline's data parameters that become addresses of step prepare, and those."""
 
-STORAGE = "storage"
-"""What settings of storage are named after where others are named after their step."""
+STORAGE, CLUSTER = "storage", "cluster"
+"""What settings of storage and of jobs are named after where others are named after their step."""
 
 StepSettings = Mapping[str, Mapping[str, Any]]
 
@@ -42,6 +43,7 @@ class Plan:
     preset: str
     configs: Mapping[str, StepConfig]
     storage: StorageConfig
+    cluster: ClusterConfig
 
     @property
     def run_uri(self) -> str:
@@ -60,6 +62,7 @@ class Plan:
             for step, config in self.configs.items()
         }
         settings[f"settings_{STORAGE}"] = self.storage.to_json()
+        settings[f"settings_{CLUSTER}"] = self.cluster.to_json()
         return {"out": self.out, "run_id": self.run_id, **self.data, **own, **settings}
 
     def describe(self) -> str:
@@ -73,6 +76,8 @@ class Plan:
         lines.append(f"  writes    {self.run_uri}")
         if reached := _changed(self.storage, "seed"):
             lines.append(f"  storage   {reached}")
+        if placed := _changed(self.cluster, "seed"):
+            lines.append(f"  cluster   {placed}")
         for step in PIPELINE_STEPS:
             changed = _changed(self.configs[step.name], self.preset)
             lines.append(f"  {step.name:<9} {step.summary}" + (f" ({changed})" if changed else ""))
@@ -99,7 +104,7 @@ def make_plan(
         data: The pipeline's data parameters; "" where there is no such data.
         preset: Values that every step starts from.
         own: Settings that have a parameter of their own, where given.
-        settings: The other settings that were given, by step, and those of storage.
+        settings: The other settings that were given, by step, and those of storage and of jobs.
         problems: What was wrong already when the arguments were read.
 
     Raises:
@@ -129,12 +134,15 @@ def make_plan(
             )
         except SettingsError as error:
             problems.append(str(error))
+    cluster = _read_cluster(settings.get(CLUSTER, {}), problems)
+    if cluster.backend != "local" and _is_local(out):
+        problems.append(f"--out: pods read and write s3://… only, got {out}: give a bucket")
     place = {name: _absolute(uri) for name, uri in data.items()}
     run_id = run_id or datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
         problems.append(f"--run-id needs letters, digits, dots, _ or -, got {run_id!r}")
     problems += _address_problems(out, place, ask_stores=storage is not None)
-    plan = Plan(_absolute(out), run_id, place, preset, configs, storage or StorageConfig())
+    plan = Plan(_absolute(out), run_id, place, preset, configs, storage or StorageConfig(), cluster)
     if not problems:
         problems += _results_in_the_way(plan)
     if problems:
@@ -169,12 +177,13 @@ def read_assignments(texts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], l
 
 
 def settings_class(name: str) -> type[StepConfig]:
-    """Return the class that declares the settings of a pipeline's step, or of storage."""
-    return StorageConfig if name == STORAGE else _STEPS[name].config_class
+    """Return the class that declares the settings of a pipeline's step, of storage or of jobs."""
+    around: dict[str, type[StepConfig]] = {STORAGE: StorageConfig, CLUSTER: ClusterConfig}
+    return around.get(name) or _STEPS[name].config_class
 
 
 _STEPS: Mapping[str, Step] = {step.name: step for step in PIPELINE_STEPS}
-_SETTINGS = (*_STEPS, STORAGE)
+_SETTINGS = (*_STEPS, STORAGE, CLUSTER)
 
 
 def _read_value(config_class: type[StepConfig], name: str, text: str) -> Any:
@@ -191,6 +200,14 @@ def _use_storage(values: Mapping[str, Any], problems: list[str]) -> StorageConfi
     except SettingsError as error:
         problems.append(str(error))
         return None
+
+
+def _read_cluster(values: Mapping[str, Any], problems: list[str]) -> ClusterConfig:
+    try:
+        return ClusterConfig.from_values(values)
+    except SettingsError as error:
+        problems.append(str(error))
+        return ClusterConfig()
 
 
 def _take_shared(

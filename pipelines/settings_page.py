@@ -4,6 +4,7 @@ from sightline.cli import limit_texts, show_value, type_name
 from sightline.config import StepConfig, default_of
 from sightline.steps import COMMANDS, Step
 from sightline.storage.settings import StorageConfig
+from sightline_cluster.config import ClusterConfig
 
 _HEAD = """# Settings
 
@@ -23,11 +24,20 @@ How `s3://…` is reached: flags of every command, `--set storage.s3_region=eu-c
 such as `SIGHTLINE_S3_REGION`. [Storage](storage.md) explains them.
 """
 
+_CLUSTER = """## cluster
+
+How pretrain, finetune and detect run: `--backend pytorchjob --set cluster.cpu=8` for `python -m
+pipelines run`, the field `settings_cluster` of KFP's form, `--set cpu=8` for `sightline-cluster`.
+[Cluster](cluster.md) explains them.
+"""
+
 
 def render_settings_page() -> str:
     """Return the page's Markdown."""
     steps = [_render_step(step) for step in COMMANDS.values()]
-    return "\n".join([_HEAD, *steps, _STORAGE, *_render_settings(StorageConfig), ""])
+    storage = [_STORAGE, *_render_settings(StorageConfig), ""]
+    cluster = [_CLUSTER, *_render_settings(ClusterConfig), ""]
+    return "\n".join([_HEAD, *steps, *storage, *cluster])
 
 
 def _render_step(step: Step) -> str:

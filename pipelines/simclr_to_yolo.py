@@ -9,7 +9,7 @@ from components.prepare import prepare
 from components.pretrain import pretrain
 from components.promote import promote
 from components.report import report
-from pipelines.parameters import settings_default
+from pipelines.parameters import cluster_default, settings_default
 from sightline.detect.config import DetectConfig
 from sightline.evaluate.config import EvaluateConfig
 from sightline.finetune.config import FinetuneConfig
@@ -42,6 +42,7 @@ def simclr_to_yolo(
     settings_report: dict = settings_default("report", ReportConfig),
     settings_promote: dict = settings_default("promote", PromoteConfig),
     settings_storage: dict = StorageConfig.defaults(),
+    settings_cluster: dict = cluster_default(),
 ) -> None:
     """Pretrain an encoder, measure it, train a classifier and a detector on it, compare, promote.
 
@@ -72,6 +73,8 @@ def simclr_to_yolo(
         settings_promote: Settings of step promote.
         settings_storage: How s3://… is reached, in every step; what is left at its default takes
             the container's SIGHTLINE_S3_… variables. Credentials do not belong here.
+        settings_cluster: How pretrain, finetune and detect run: as PyTorchJobs that their steps
+            submit and follow; a run on one machine sets backend to local.
     """
     prepared = prepare(
         images_uri=data_images,
@@ -98,6 +101,7 @@ def simclr_to_yolo(
         workers=workers,
         settings=settings_pretrain,
         storage=settings_storage,
+        cluster=settings_cluster,
     ).outputs["Output"]
     frozen = evaluate(
         run=run,
@@ -114,6 +118,7 @@ def simclr_to_yolo(
         seed=seed,
         settings=settings_finetune,
         storage=settings_storage,
+        cluster=settings_cluster,
     ).outputs["Output"]
     detector = detect(
         run=run,
@@ -122,6 +127,7 @@ def simclr_to_yolo(
         seed=seed,
         settings=settings_detect,
         storage=settings_storage,
+        cluster=settings_cluster,
     ).outputs["Output"]
     compared = report(
         run=run,

@@ -10,7 +10,7 @@ import contextlib
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -108,6 +108,7 @@ def run_pipeline_step(
     settings: Mapping[str, Any],
     own: Mapping[str, Any],
     storage: Mapping[str, Any],
+    work: Callable[..., dict[str, Any]] = run_step,
 ) -> FinishedStep:
     """Run one step of a pipeline; its results go to its own folder below the run's.
 
@@ -119,6 +120,7 @@ def run_pipeline_step(
         own: Settings that have a pipeline parameter of their own, such as `seed`.
         storage: How S3 is reached, whole or in part. What equals its default leaves the
             container's own SIGHTLINE_S3_… variables as they are.
+        work: Does the step's work; called as `run_step` is.
 
     Raises:
         SystemExit: With code 2, if the user can mend it, with 1, if a store gives no answer; one
@@ -133,7 +135,7 @@ def run_pipeline_step(
                 f"settings_{name} repeats {', '.join(twice)}, which the pipeline carries "
                 "as a parameter of its own: give it there"
             )
-        return FinishedStep(out_uri, run_step(name, {**uris, "out_uri": out_uri}, settings, **own))
+        return FinishedStep(out_uri, work(name, {**uris, "out_uri": out_uri}, settings, **own))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ from pipelines.lint import find_traps
 from pipelines.parameters import own_parameters
 from sightline.steps import PIPELINE_STEPS
 from sightline.storage.settings import StorageConfig
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.images import DETECT, LAUNCH
+from sightline_cluster.task import STEPS
 
 COMPONENTS = {
     component.name: component
@@ -42,7 +45,8 @@ def compiled(tmp_path_factory):
 def test_component_takes_exactly_the_addresses_and_own_settings_of_its_step(step):
     inputs = set(COMPONENTS[step.name].component_spec.inputs)
     addresses = set(step.uris_class.model_fields) - DERIVED
-    assert inputs - PLACES == addresses | set(own_parameters(step.name)) | DICTS
+    dicts = DICTS | ({"cluster"} if step.name in STEPS else set())
+    assert inputs - PLACES == addresses | set(own_parameters(step.name)) | dicts
 
 
 @pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
@@ -77,6 +81,17 @@ def test_pipeline_shows_every_setting_of_storage_and_hands_it_to_every_step(comp
     for name, task in compiled["root"]["dag"]["tasks"].items():
         given = task["inputs"]["parameters"]["storage"]
         assert given == {"componentInputParameter": "settings_storage"}, name
+
+
+def test_training_steps_run_as_jobs_unless_a_run_says_otherwise(compiled):
+    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+    shown = parameters["settings_cluster"]["defaultValue"]
+    assert set(shown) == set(ClusterConfig.model_fields)
+    assert ClusterConfig.from_values(shown) == ClusterConfig(backend="pytorchjob")
+    tasks = compiled["root"]["dag"]["tasks"].items()
+    given = {name: task["inputs"]["parameters"].get("cluster") for name, task in tasks}
+    told = {"componentInputParameter": "settings_cluster"}
+    assert {name for name, value in given.items() if value == told} == set(STEPS)
 
 
 @pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
@@ -123,13 +138,14 @@ def test_only_prepare_and_promote_are_never_cached(compiled):
     assert set(tasks) - cached == {"prepare", "promote"}
 
 
-def test_only_steps_that_need_the_detector_run_in_its_image(compiled):
+def test_steps_run_in_the_smallest_image_that_holds_what_they_need(compiled):
     executors = compiled["deploymentSpec"]["executors"]
-    images = {name: facts["container"]["image"] for name, facts in executors.items()}
-    assert {name for name, image in images.items() if "detect" in image} == {
-        "exec-detect",
-        "exec-promote",
+    images = {
+        name.removeprefix("exec-"): facts["container"]["image"] for name, facts in executors.items()
     }
+    # Their work is done by the job's pods, which run in images of their own.
+    assert {name for name, image in images.items() if image == LAUNCH} == set(STEPS)
+    assert {name for name, image in images.items() if image == DETECT} == {"promote"}
 
 
 def test_components_install_nothing_at_run_time(compiled):

@@ -31,7 +31,7 @@ from sightline.telemetry import announce, count
 from sightline.telemetry.exporter import Exporter
 from sightline.training import distributed
 from sightline.training.devices import device_count, pick_device, seed_everything
-from sightline.training.launch import launch, report_errors
+from sightline.training.launch import launch, report_errors, workers_here
 from sightline.training.recovery import Recovery, recovery_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -56,6 +56,11 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         PreemptedError: After a SIGTERM, with everything saved.
         AlreadyRunningError: If another process trains the same `out_uri`.
     """
+    with report_errors(distributed.is_lost_peer):
+        return _run(uris, config)
+
+
+def _run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
     finished = _read_finished(uris, config)
     if finished is not None:
         return finished
@@ -68,7 +73,7 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         return _run_in_workers(uris, config)
     device = pick_device()
     exporter = Exporter(retry_counts)
-    with report_errors(), distributed.process_group(device, config.stall_minutes):
+    with distributed.process_group(device, config.stall_minutes):
         seed_everything(config.seed)
         dataset = open_dataset(uris.dataset_uri)
         _announce_plan(dataset, config)
@@ -148,10 +153,10 @@ def _open_stream(dataset: PackedDataset, config: PretrainConfig) -> ImageStream:
 
 
 def _run_in_workers(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
-    devices = device_count()
-    if devices and config.workers > devices:
+    devices, here = device_count(), workers_here(config.workers)
+    if devices and here > devices:
         raise UserError(
-            f"each worker needs a GPU of its own, got {config.workers} workers for {devices} "
+            f"each worker needs a GPU of its own, got {here} workers for {devices} "
             f"GPUs: set workers to {devices} or less"
         )
     addresses = ["--dataset-uri", uris.dataset_uri, "--out-uri", uris.out_uri]

@@ -1,5 +1,7 @@
 """One step in several processes: torchrun started for the user, and its failure made plain.
 
+Imports no torch: whoever waits for torchrun needs neither its seconds nor its memory.
+
 torchrun ends with 1 whatever happened, and prints a page about it. A worker that can name
 the reason leaves it in a file (`report_errors`), and `launch` raises it again here. Workers that
 end without a reason, because one was killed or does not answer, are started again.
@@ -22,8 +24,13 @@ from sightline.config import UserError
 from sightline.machine import usable_cores
 from sightline.storage import StorageUnavailableError
 from sightline.telemetry import count
-from sightline.training import distributed
-from sightline.training.preemption import AlreadyRunningError, PreemptedError, noticed_sigterm
+from sightline.training.preemption import (
+    AlreadyRunningError,
+    PreemptedError,
+    WorkerError,
+    WorkersLostError,
+    noticed_sigterm,
+)
 
 _ERRORS_FOLDER = "SIGHTLINE_WORKER_ERRORS"
 _KINDS: dict[str, type[Exception]] = {
@@ -34,14 +41,29 @@ _KINDS: dict[str, type[Exception]] = {
 }
 _DEFECT = ".defect"
 _SECONDS_TO_END = 600
+# Of the training operator, and of its successor.
+_MEETING_PLACES = ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR")
 
 
-class WorkerError(RuntimeError):
-    """A worker ended with a defect, or was killed; it could not say why in one line."""
+def is_spread() -> bool:
+    """Say whether torchruns of several machines are to meet, each of them started by others."""
+    return any(name in os.environ for name in _MEETING_PLACES)
+
+
+def workers_here(workers: int) -> int:
+    """Return how many of a training's processes this machine, or pod, starts."""
+    if not is_spread():
+        return workers
+    here = os.environ.get("PET_NPROC_PER_NODE", "1")
+    return int(here) if here.isdecimal() else workers
 
 
 def launch(arguments: Sequence[str], workers: int, restarts: int = 0) -> None:
-    """Run `sightline <arguments>` in several processes of this machine and wait for them.
+    """Run `sightline <arguments>` in several processes and wait for those of this machine.
+
+    All of them run here, unless the environment names a place where torchruns of several machines
+    meet (`PET_RDZV_ENDPOINT` or `PET_MASTER_ADDR`, as the training operators set them). Then
+    nothing is started again here: whoever started the machines does that, all of them together.
 
     A SIGTERM goes on to the workers, which end as they see fit.
 
@@ -55,13 +77,16 @@ def launch(arguments: Sequence[str], workers: int, restarts: int = 0) -> None:
         StorageUnavailableError: The same.
         PreemptedError: The same.
         AlreadyRunningError: The same.
+        WorkersLostError: If workers were killed or did not answer, and no restart was left.
         WorkerError: If a worker failed otherwise, after everything it printed.
     """
+    if is_spread():
+        restarts = 0
     for left in range(restarts, -1, -1):
-        code, may_restart = _run_once(arguments, workers)
+        code, defect = _run_once(arguments, workers)
         if not code:
             return
-        if not (may_restart and left):
+        if defect is not None or not left:
             break
         print(
             f"sightline {arguments[0]}: one of {workers} workers was killed or did not answer; "
@@ -69,22 +94,24 @@ def launch(arguments: Sequence[str], workers: int, restarts: int = 0) -> None:
             file=sys.stderr,
             flush=True,
         )
-    raise WorkerError(
+    failed = (
         f"{arguments[0]} failed in one of its {workers} processes (torchrun ended with "
-        f"{code}): the lines above show the reason; nothing unfinished was published"
+        f"{code}): {defect or 'the lines above show the reason'}; nothing unfinished was published"
     )
+    raise WorkersLostError(failed) if defect is None else WorkerError(failed)
 
 
-def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, bool]:
-    """Return torchrun's exit code, and whether another try may end better."""
+def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, str | None]:
+    """Return torchrun's exit code, and the defect that another try would meet again, if any."""
+    here = ["--standalone", "--nproc-per-node", str(workers)]
     command = [
         *(sys.executable, "-m", "torch.distributed.run"),
-        *("--standalone", "--nproc-per-node", str(workers)),
+        *([] if is_spread() else here),
         *("-m", "sightline", *arguments),
     ]
     with tempfile.TemporaryDirectory(prefix="sightline-workers-") as folder:
         errors = Path(folder)
-        threads = str(max(1, usable_cores() // workers))
+        threads = str(max(1, usable_cores() // workers_here(workers)))
         defaults = {
             "OMP_NUM_THREADS": threads,
             # torchrun kills after 30 s who is still at its last step or saving it.
@@ -105,15 +132,18 @@ def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, bool]:
                 raise _KINDS[path.suffix[1:]](path.read_text(encoding="utf-8"))
         if was_asked():
             sys.exit(128 + signal.SIGTERM)
-    return code, not found
+        return code, found[0].read_text(encoding="utf-8") if found else None
 
 
 @contextmanager
-def report_errors() -> Iterator[None]:
+def report_errors(is_lost_peer: Callable[[BaseException], bool]) -> Iterator[None]:
     """In a worker: leave an error that is one line where `launch` finds it, and end without it.
 
     An error that is a defect of the worker's own, and not another worker's end, leaves a mark:
     trying again would meet it again.
+
+    Args:
+        is_lost_peer: Says whether an error means that another worker ended or does not answer.
     """
     try:
         yield
@@ -126,8 +156,8 @@ def report_errors() -> Iterator[None]:
         sys.exit(2)
     except Exception as error:
         folder = os.environ.get(_ERRORS_FOLDER)
-        if folder and not distributed.is_lost_peer(error):
-            _leave(folder, _DEFECT, "")
+        if folder and not is_lost_peer(error):
+            _leave(folder, _DEFECT, " ".join(f"{type(error).__name__}: {error}".split()))
         raise
 
 

@@ -18,6 +18,14 @@ class PreemptedError(Exception):
     """The process was asked to end and has saved what it had: started again, it goes on there."""
 
 
+class WorkerError(RuntimeError):
+    """A worker ended with a defect, or was killed; it could not say why in one line."""
+
+
+class WorkersLostError(WorkerError):
+    """Workers were killed or did not answer: started again, the training goes on."""
+
+
 class AlreadyRunningError(Exception):
     """Another process trains this very run; nothing is wrong, and nothing is left to do here."""
 

@@ -1,0 +1,96 @@
+r"""Claim: a launcher follows a job in at most 150 MB; and how soon a submitted job trains.
+
+Needs what tests/cluster needs, and a namespace with k8s/overlays/dev:
+
+    python benchmarks/cluster_follow.py --namespace sightline \
+      --dataset-uri s3://b/datasets/1 --out s3://b/follow
+
+Memory is the launcher's own peak, CPU its share of one core while the workers train. The seconds
+before the first line of training hold the pods' start and the imports of torch and of the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LIMITS = {"memory MB": 150.0}
+CLUSTER = {"cpu": "1", "memory": "2Gi", "shared_memory": "256Mi", "scratch": "2Gi"}
+SETTINGS = {"preset": "demo", "image_size": 32, "global_batch_size": 16, "workers": 2, "epochs": 20}
+
+
+def main() -> int:
+    """Follow one job and print the table; 1 if the limit was missed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dataset-uri", required=True)
+    parser.add_argument("--out", required=True, help="s3://… that receives the run")
+    parser.add_argument("--namespace", required=True)
+    parser.add_argument("--s3-in-cluster", default=os.environ.get("TESTBED_S3_ENDPOINT_IN_CLUSTER"))
+    given = parser.parse_args()
+    cluster = {**CLUSTER, "namespace": given.namespace, "s3_endpoint_url": given.s3_in_cluster}
+    launcher = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "sightline_cluster", "run", "--cluster", json.dumps(cluster)),
+            *("pretrain", "--dataset-uri", given.dataset_uri),
+            *("--out-uri", f"{given.out}/runs/follow-{int(time.time())}/pretrain"),
+            *("--config", json.dumps(SETTINGS)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert launcher.stdout is not None
+    at: dict[str, float] = {}
+    cpu: dict[str, float] = {}
+    peak = 0.0
+    for line in launcher.stdout:
+        for name, mark in (
+            ("submitted", "submitted job"),
+            ("plan", "SimCLR on"),
+            ("step", "epoch 1/"),
+        ):
+            if mark in line and name not in at:
+                at[name], cpu[name] = time.monotonic(), _cpu_seconds(launcher.pid)
+        peak = max(peak, _peak_mb(launcher.pid))
+    end = time.monotonic()
+    assert launcher.wait() == 0
+    print("| Measured | Value | Limit |")
+    print("| --- | --- | --- |")
+    print(f"| launcher's memory, peak | {peak:.0f} MB | {LIMITS['memory MB']:.0f} MB |")
+    print(f"| submitted to first line of training | {at['plan'] - at['submitted']:.1f} s | |")
+    print(f"| first line to the first epoch's end | {at['step'] - at['plan']:.1f} s | |")
+    share = (_last["cpu"] - cpu["step"]) / max(end - at["step"], 1e-9)
+    print(f"| launcher's CPU while following | {100 * share:.1f} % of a core | |")
+    print("kept" if peak <= LIMITS["memory MB"] else "missed")
+    return int(peak > LIMITS["memory MB"])
+
+
+_last = {"cpu": 0.0}
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return _last["cpu"]
+    _last["cpu"] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return _last["cpu"]
+
+
+def _peak_mb(pid: int) -> float:
+    _cpu_seconds(pid)
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    found = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+    return int(found[0]) / 1024 if found else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""`sightline-cluster run | render | reap`: a step's job on the cluster, from any shell."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import yaml
+
+from sightline.cli import complain, parse_step
+from sightline.config import SettingsError, UserError, nearest_name, read_values
+from sightline.steps import COMMANDS
+from sightline.storage import StorageUnavailableError
+from sightline.storage.settings import StorageConfig, use_storage_settings
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.render import RUN_LABEL, render_pytorchjob
+from sightline_cluster.task import STEPS, Task, label_value, make_task
+
+_DONE, _FAILURE, _USER_ERROR = 0, 1, 2
+
+_HELP = """usage: sightline-cluster COMMAND
+
+  run    [--cluster JSON|FILE] [--set NAME=VALUE …] STEP FLAGS…
+         Submit a step as a PyTorchJob, follow it, and end as it ended. FLAGS are those of
+         `sightline STEP`; started again, it follows the job that runs already.
+  render [--cluster JSON|FILE] [--set NAME=VALUE …] STEP FLAGS…
+         Print the job's manifest as YAML; nothing is asked of a cluster.
+  reap   --run-id NAME | --all  [--namespace NAME]
+         Delete every job that a run, or all runs, left behind, and wait until it is gone.
+
+STEP is pretrain, finetune or detect. The cluster's settings: docs/settings.md"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 2 the user can mend it, 1 anything else, 143 asked to end."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {"run": _run, "render": _render, "reap": _reap}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP)
+        return _DONE
+    try:
+        if arguments[0] not in commands:
+            nearest = nearest_name(arguments[0], list(commands))
+            hint = f"did you mean {nearest}?" if nearest else "see sightline-cluster --help"
+            raise UserError(f"unknown command {arguments[0]!r}, {hint}")
+        return commands[arguments[0]](arguments[1:])
+    except UserError as error:
+        complain("cluster", error)
+        return _USER_ERROR
+    except StorageUnavailableError as error:
+        complain("cluster", error)
+        return _FAILURE
+
+
+def _run(argv: Sequence[str]) -> int:
+    from sightline_cluster.launch import run_task
+    from sightline_cluster.pytorchjob import JobFailedError
+
+    task, config = _read(argv)
+    try:
+        run_task(task, config)
+    except JobFailedError as error:
+        complain(task.step, error)
+        return _FAILURE
+    except UserError as error:
+        complain(task.step, error)
+        return _USER_ERROR
+    return _DONE
+
+
+def _render(argv: Sequence[str]) -> int:
+    manifest = render_pytorchjob(*_read(argv))
+    print(yaml.safe_dump(manifest, sort_keys=False), end="")
+    return _DONE
+
+
+def _reap(argv: Sequence[str]) -> int:
+    from sightline_cluster.api import ApiAwayError, connect
+    from sightline_cluster.pytorchjob import JobFailedError, reap
+
+    parser = _Parser(prog="sightline-cluster reap", allow_abbrev=False)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run-id")
+    which.add_argument("--all", action="store_true")
+    parser.add_argument("--namespace", default="")
+    given = parser.parse_args(argv)
+    selector = "app.kubernetes.io/managed-by=sightline-cluster"
+    if given.run_id:
+        selector += f",{RUN_LABEL}={label_value(given.run_id)}"
+    try:
+        names = reap(connect(given.namespace), selector)
+    except (ApiAwayError, JobFailedError) as error:
+        complain("cluster", error)
+        return _FAILURE
+    print(f"deleted: {', '.join(names)}" if names else "nothing was left")
+    return _DONE
+
+
+def _read(argv: Sequence[str]) -> tuple[Task, ClusterConfig]:
+    """Split the arguments at the step's name: the cluster's come before it, the step's after it."""
+    at = next((i for i, word in enumerate(argv) if word in STEPS), len(argv))
+    parser = _Parser(prog="sightline-cluster run", allow_abbrev=False)
+    parser.add_argument("--cluster", default="{}")
+    parser.add_argument("--set", action="append", default=[])
+    given = parser.parse_args(argv[:at])
+    if at == len(argv):
+        raise UserError(f"a step is needed: {', '.join(STEPS)}")
+    values: dict[str, Any] = {"backend": "pytorchjob", **read_values(given.cluster, "--cluster")}
+    for text in given.set:
+        name, equals, value = text.partition("=")
+        if not (equals and re.fullmatch(r"[a-z_0-9]+", name)):
+            raise SettingsError(f"--set needs name=value, got {text!r}")
+        values[name] = value
+    config = ClusterConfig.from_values(values)
+    command = COMMANDS[argv[at]]
+    uris, settings, storage = parse_step(
+        command.name, command.summary, command.uris_class, command.config_class, argv[at + 1 :]
+    )
+    use_storage_settings(storage)
+    reached = StorageConfig.from_environment().model_dump(exclude_defaults=True)
+    return make_task(command.name, uris.to_json(), settings.to_json(), reached), config
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""The few requests that a launcher makes of a cluster's API; answers are plain dictionaries."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+from kubernetes.client.exceptions import ApiException
+
+from sightline.config import UserError
+from sightline_cluster.render import API_VERSION, KIND, PLURAL, Manifest
+
+JOB_LABEL = "training.kubeflow.org/job-name"
+CONTAINER = "pytorch"
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_DEFAULT_NAMESPACE = "sightline"
+_TIMEOUT = (3.05, 15)  # seconds to connect, and to wait for an answer
+_PASSING = (429, 500, 502, 503, 504)
+
+
+class ApiAwayError(Exception):
+    """The API gave no answer, or one that another try may change."""
+
+
+class RefusedError(UserError):
+    """The API does not let us do this."""
+
+
+class NoSuchJobError(Exception):
+    """There is no job of that name (any more)."""
+
+
+class Api:
+    """Requests about the jobs of one namespace.
+
+    Two connections are kept open, and used in turns: at any moment one of them is idle, so that a
+    signal's handler can delete the job on it without opening one.
+    """
+
+    def __init__(self, configuration: kubernetes_client.Configuration, namespace: str) -> None:
+        self.namespace = namespace
+        self.configuration = configuration
+        self._pair = [kubernetes_client.ApiClient(configuration) for _ in range(2)]
+        self._others = kubernetes_client.ApiClient(configuration)
+
+    def job(self, name: str) -> Manifest:
+        """Return a job.
+
+        Raises:
+            NoSuchJobError: If there is none.
+            ApiAwayError: If another try may help.
+        """
+        # The next one is taken first: whatever interrupts this request finds the other one idle.
+        self._pair.reverse()
+        found: Manifest = self._ask(self._pair[1], "GET", self._jobs(name))
+        return found
+
+    def delete(self, name: str, wait_for_pods: bool = False) -> bool:
+        """Delete a job, and with it its pods; say whether there was one."""
+        policy = "Foreground" if wait_for_pods else "Background"
+        try:
+            self._ask(self._pair[0], "DELETE", self._jobs(name), body={"propagationPolicy": policy})
+        except NoSuchJobError:
+            return False
+        return True
+
+    def jobs(self, selector: str) -> list[Manifest]:
+        """Return the jobs whose labels match."""
+        return self._items(self._jobs(), [("labelSelector", selector)])
+
+    def note(self, name: str, annotations: Mapping[str, str]) -> None:
+        """Write annotations on a job."""
+        body = {"metadata": {"annotations": dict(annotations)}}
+        self._ask(self._others, "PATCH", self._jobs(name), body=body)
+
+    def pods(self, job: str) -> tuple[list[Manifest], str]:
+        """Return a job's pods, and the version that a watch goes on from."""
+        answer = self._ask(
+            self._others, "GET", self._core("pods"), [("labelSelector", f"{JOB_LABEL}={job}")]
+        )
+        return answer["items"], answer["metadata"]["resourceVersion"]
+
+    def watch_pods(self, job: str, version: str, seconds: int) -> Iterator[Manifest]:
+        """Yield what changes about a job's pods, for some seconds."""
+        query = [
+            ("labelSelector", f"{JOB_LABEL}={job}"),
+            ("resourceVersion", version),
+            ("watch", "true"),
+            ("timeoutSeconds", str(seconds)),
+        ]
+        for line in self._stream(self._core("pods"), query, seconds + 15):
+            yield json.loads(line)
+
+    def log(self, pod: str, query: Mapping[str, str]) -> Iterator[bytes]:
+        """Yield the lines of a pod's log as they are written."""
+        asked = [("container", CONTAINER), ("follow", "true"), *query.items()]
+        return self._stream(self._core("pods", pod, "log"), asked, None)
+
+    def events(self, name: str) -> list[Manifest]:
+        """Return the events about a job's object or a pod, oldest first."""
+        found = self._items(
+            self._core("events"), [("fieldSelector", f"involvedObject.name={name}")]
+        )
+        return sorted(
+            found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
+        )
+
+    def quotas(self) -> list[Manifest]:
+        """Return the namespace's resource quotas; none, if we may not read them."""
+        try:
+            return self._items(self._core("resourcequotas"), [])
+        except (NoSuchJobError, UserError):
+            return []
+
+    def _jobs(self, *name: str) -> str:
+        return "/".join([f"/apis/{API_VERSION}/namespaces", self.namespace, PLURAL, *name])
+
+    def _core(self, *parts: str) -> str:
+        return "/".join(["/api/v1/namespaces", self.namespace, *parts])
+
+    def _items(self, path: str, query: list[tuple[str, str]]) -> list[Manifest]:
+        return list(self._ask(self._others, "GET", path, query)["items"])
+
+    def _ask(
+        self,
+        client: kubernetes_client.ApiClient,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]] | None = None,
+        body: Any = None,
+    ) -> Any:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        try:
+            return client.call_api(
+                path,
+                method,
+                query_params=query or [],
+                header_params={"Accept": "application/json", "Content-Type": kind},
+                body=body,
+                auth_settings=["BearerToken"],
+                response_type="object",
+                _return_http_data_only=True,
+                _request_timeout=_TIMEOUT,
+            )
+        except (ApiException, urllib3.exceptions.HTTPError) as error:
+            raise explain(error, self.namespace) from None
+
+    def _stream(
+        self, path: str, query: list[tuple[str, str]], read_seconds: float | None
+    ) -> Iterator[bytes]:
+        # A connection of its own, closed at the end: it may be left in the middle of an answer.
+        client = kubernetes_client.ApiClient(self.configuration)
+        try:
+            answer = client.call_api(
+                path,
+                "GET",
+                query_params=query,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=(_TIMEOUT[0], read_seconds),
+            )
+            partial = b""
+            for chunk in answer.stream(65536):
+                *lines, partial = (partial + chunk).split(b"\n")
+                yield from (line for line in lines if line)
+            if partial:
+                yield partial
+        except (ApiException, urllib3.exceptions.HTTPError) as error:
+            raise explain(error, self.namespace) from None
+        finally:
+            client.rest_client.pool_manager.clear()
+            client.close()
+
+
+def connect(namespace: str = "") -> Api:
+    """Return the API of the cluster that this process runs in, or that KUBECONFIG names.
+
+    Raises:
+        UserError: If neither is there.
+    """
+    configuration = kubernetes_client.Configuration()
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG"):
+            kubernetes_config.load_incluster_config(client_configuration=configuration)
+            own = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+        else:
+            # Named, because the client reads the variable only once, when it is imported.
+            path = os.environ.get("KUBECONFIG")
+            kubernetes_config.load_kube_config(path, client_configuration=configuration)
+            _, context = kubernetes_config.list_kube_config_contexts(path)
+            own = context["context"].get("namespace", _DEFAULT_NAMESPACE)
+    except (kubernetes_config.ConfigException, OSError) as error:
+        raise UserError(
+            f"a cluster is needed, and none is known here ({error}): set KUBECONFIG to a readable "
+            "file, or run inside a pod with a service account's token"
+        ) from None
+    # Ours to try again, with words: the client's own three tries are silent.
+    configuration.retries = urllib3.Retry(total=0)
+    return Api(configuration, namespace or own)
+
+
+def explain(error: Exception, namespace: str) -> Exception:
+    """Return an API's refusal as what it means here."""
+    if not isinstance(error, ApiException) or not error.status:
+        return ApiAwayError(f"the cluster's API gives no answer ({_first_line(error)})")
+    told = _message(error)
+    if error.status in _PASSING:
+        return ApiAwayError(f"the cluster's API answers {error.status}: {told}")
+    if error.status == 401:
+        return RefusedError(
+            f"the cluster does not accept who we are (401): renew the login; it says: {told}"
+        )
+    if error.status == 403 and "exceeded quota" in told:
+        return UserError(f"namespace {namespace} has no room for another job: {told}")
+    if error.status == 403:
+        return RefusedError(
+            f"{told}: bind the role sightline-launcher of k8s/base to whoever that is, in "
+            f"namespace {namespace}"
+        )
+    if error.status == 404 and f'namespaces "{namespace}" not found' in told:
+        return UserError(
+            f"there is no namespace {namespace}: kubectl apply -k k8s/overlays/dev makes it"
+        )
+    if error.status == 404 and ("404 page" in told or "could not find the requested" in told):
+        return UserError(
+            f"the cluster knows no {KIND} ({API_VERSION}): install Kubeflow's Training Operator "
+            "1.9 (docs/cluster.md)"
+        )
+    if error.status == 404:
+        return NoSuchJobError(told)
+    return UserError(f"the cluster refuses the job ({error.status}): {told}")
+
+
+def _message(error: ApiException) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return _first_line(error.body or error.reason)
+
+
+def _first_line(text: object) -> str:
+    return str(text).strip().splitlines()[0] if str(text).strip() else type(text).__name__

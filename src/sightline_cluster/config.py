@@ -1,0 +1,116 @@
+"""Settings of a cluster job: where it runs, what it may use, how long it may wait."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from sightline.config import StepConfig
+
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?$")]
+Name = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$")]
+Pairs = tuple[Annotated[str, Field(pattern=r"^[^=\s]+=[^=\s:]*$")], ...]
+Tolerations = tuple[
+    Annotated[
+        str, Field(pattern=r"^[^=:\s]+(=[^=:\s]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")
+    ],
+    ...,
+]
+
+
+class ClusterConfig(StepConfig):
+    """How pretrain, finetune and detect run: in the step's own process, or as a PyTorchJob."""
+
+    backend: Literal["local", "pytorchjob"] = "local"
+    """Where the step's work is done: local, in the process of the step itself; or pytorchjob, in
+    pods of a PyTorchJob that the step submits and follows."""
+
+    namespace: Name = ""
+    """Namespace of the job; empty: the launcher's own, or the kubeconfig's."""
+
+    train_image: str = ""
+    """Image of the workers; empty: the one that `make images` builds for this version."""
+
+    detect_image: str = ""
+    """Image of the workers of step detect and of YOLO encoders; empty: as for train_image."""
+
+    image_pull_policy: Literal["IfNotPresent", "Always"] = "IfNotPresent"
+    """When a node asks the registry for the image."""
+
+    image_pull_secret: Name = ""
+    """Name of the secret that the registry wants; empty: none."""
+
+    service_account: Name = "sightline-trainer"
+    """Service account of the workers; it needs no rights in the cluster."""
+
+    s3_secret: Name = "sightline-s3"  # noqa: S105 - a name, not a secret
+    """Name of the secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the service
+    account's own identity is used."""
+
+    s3_endpoint_url: str = Field(default="", pattern=r"^(https?://[^@]+)?$")
+    """Address of the S3 server as pods reach it; empty: the same as here."""
+
+    pushgateway_url: str = Field(default="", pattern=r"^(https?://[^@]+)?$")
+    """Pushgateway that receives the outcome of each job; empty: none."""
+
+    processes_per_pod: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many of the `workers` run in one pod; with GPUs, one each."""
+
+    cpu: Quantity = "2"
+    """Processors of a pod, requested and limited."""
+
+    memory: Quantity = "8Gi"
+    """Memory of a pod, requested and limited; shared memory counts."""
+
+    gpus: Annotated[int, Field(ge=0, le=64)] = 0
+    """GPUs (nvidia.com/gpu) of a pod; 0 trains on processors."""
+
+    shared_memory: Quantity = "1Gi"
+    """Size limit of /dev/shm, through which loader processes hand on batches."""
+
+    scratch: Quantity = "20Gi"
+    """Size limit of /tmp, the only place that a worker may write to."""
+
+    node_selector: Pairs = ()
+    """Labels that a node must have, each as name=value."""
+
+    tolerations: Tolerations = ()
+    """Taints of nodes to accept, each as key[=value][:effect]."""
+
+    queue: Name = ""
+    """Kueue's LocalQueue that admits the job; empty: none."""
+
+    restarts: Annotated[int, Field(ge=0, le=1000)] = 10
+    """How often workers may be started again from the last checkpoint, after they were preempted,
+    killed or lost each other. An error that the user can mend ends the job at once."""
+
+    deadline_hours: Annotated[float, Field(gt=0, le=8760)] = 168.0
+    """How long the job may take from its start, all in all."""
+
+    keep_hours: Annotated[float, Field(ge=0, le=8760)] = 24.0
+    """How long a finished job and its logs stay for inspection."""
+
+    startup_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
+    """How long an image that cannot be pulled, a missing secret or a node selector that no node
+    meets may stay so before the job is given up. Waiting for room has no limit."""
+
+    wait_for_nodes: bool = False
+    """Wait for nodes that meet node_selector and tolerations, as an autoscaler may bring them,
+    instead of giving up after startup_seconds."""
+
+    api_minutes: Annotated[float, Field(gt=0, le=1440)] = 15.0
+    """How long the cluster's API may give no answer before the launcher ends; the job goes on,
+    and the same command follows it again."""
+
+    cancel_on_sigterm: bool = True
+    """Delete the job when the launcher is asked to end. Off, the job goes on, and the same command
+    follows it again."""
+
+    @field_validator("node_selector", "tolerations", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [part for part in re.split(r"[,\s]+", value) if part]
+        return value

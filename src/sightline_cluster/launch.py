@@ -1,0 +1,29 @@
+"""One training from submission to its true end, in whichever place the settings name."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from sightline_cluster.backends import make_backend
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.task import Task
+
+
+def run_task(task: Task, config: ClusterConfig) -> dict[str, Any]:
+    """Hand a task over, follow it, and return what the step wrote to `metrics.json`.
+
+    Raises:
+        UserError: If the user can mend what went wrong.
+        JobFailedError: If the job ended otherwise without a result.
+        SystemExit: If this process was asked to end; the job is deleted by then.
+    """
+    backend = make_backend(task, config)
+    with contextlib.ExitStack() as stack:
+        if config.backend == "pytorchjob":
+            from sightline_cluster.pytorchjob import PyTorchJobBackend, cancelled_with_us
+
+            assert isinstance(backend, PyTorchJobBackend)
+            stack.enter_context(cancelled_with_us(backend, config))
+        backend.submit()
+        return backend.follow()

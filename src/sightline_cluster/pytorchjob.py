@@ -1,0 +1,438 @@
+"""The back end `pytorchjob`: submits a job or finds it again, follows it, tells its true end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from types import FrameType
+from typing import Any
+
+from sightline.config import UserError
+from sightline.storage import NotFoundError, fetch_artifacts
+from sightline.storage.artifacts import read_json
+from sightline.telemetry import announce
+from sightline_cluster.api import (
+    Api,
+    ApiAwayError,
+    NoSuchJobError,
+    RefusedError,
+    connect,
+    explain,
+)
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.logs import PodLog, print_line
+from sightline_cluster.obstacles import Prospect, condition, find_obstacles
+from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
+from sightline_cluster.render import (
+    PLURAL,
+    RESTARTS_ANNOTATION,
+    SPEC_ANNOTATION,
+    Manifest,
+    differences,
+    render_pytorchjob,
+)
+from sightline_cluster.task import Task
+
+_POLL_SECONDS = 2.0
+_USER_ERROR, _FROM_HERE_ON_STARTED_AGAIN = 2, 128
+_TAIL_LINES = 20
+_LAST_WORDS_SECONDS = 10.0
+
+
+class JobFailedError(Exception):
+    """A job that ended without a result, and that its user cannot mend by a setting."""
+
+
+class PyTorchJobBackend:
+    """One task as a PyTorchJob: `submit`, then `follow`; `cancel` at any time."""
+
+    def __init__(self, task: Task, config: ClusterConfig, api: Api | None = None) -> None:
+        """Render the job; nothing is asked of the cluster yet but who we are.
+
+        Raises:
+            UserError: If the settings do not fit each other, or no cluster is known.
+        """
+        self._task = task
+        self._config = config
+        self._manifest = render_pytorchjob(task, config)
+        self._api = api or connect(config.namespace)
+        self._manifest["metadata"]["namespace"] = self._api.namespace
+        self._name: str = self._manifest["metadata"]["name"]
+        self._pods = Pods(self._api, self._name)
+        self._logs: dict[str, PodLog] = {}
+        self._was_found = False
+        self._is_creating = False
+        self._earlier_restarts = 0
+        self._restarts = 0
+        self._stuck_since: float | None = None
+        self._stuck_because = ""
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self._name
+
+    def submit(self) -> None:
+        """Create the job, or find the one that an earlier launcher of the same task created.
+
+        Raises:
+            UserError: If the cluster refuses it, or a job of this name has another task.
+            JobFailedError: If the API gives no answer.
+        """
+        patience = _Patience(self._config.api_minutes, has_job=False)
+        while True:
+            try:
+                found = self._ask_before()
+                if self._take_over(found) if found else self._create():
+                    patience.regain(self._say)
+                    return
+            except ApiAwayError as error:
+                patience.lose(error, self._say)
+            time.sleep(_POLL_SECONDS)
+
+    def follow(self) -> dict[str, Any]:
+        """Stream the workers' logs until the job's end, and return what the step wrote.
+
+        Raises:
+            UserError: If the workers or the cluster named something that the user can mend.
+            JobFailedError: If the job failed otherwise, was deleted, or left no result.
+        """
+        self._pods.start()
+        try:
+            self._follow_to_the_end()
+        finally:
+            self._pods.stop()
+        try:
+            folder = fetch_artifacts(self._task.out_uri, ["metrics.json"])
+        except NotFoundError:
+            raise JobFailedError(
+                f"job {self._name} succeeded, yet {self._task.out_uri} holds no result: does the "
+                "launcher reach the same bucket as the workers (cluster.s3_endpoint_url)?"
+            ) from None
+        return dict(read_json(folder / "metrics.json"))
+
+    def cancel(self) -> None:
+        """Delete the job, and with it its pods; the first request is the deletion."""
+        self._api.delete(self._name)
+        if self._is_creating:
+            time.sleep(1)  # a request to create that is on its way may arrive after that
+            self._api.delete(self._name)
+
+    # --- submitting ---
+
+    def _ask_before(self) -> Manifest | None:
+        """Meet what would go wrong later while nothing is made: no rights, no operator, no room.
+
+        Returns:
+            The job of our name, if there is one.
+        """
+        found = None
+        for _ in range(2):  # both connections are open from here on
+            with contextlib.suppress(NoSuchJobError):
+                found = self._api.job(self._name)
+        self._api.pods(self._name)
+        if found is None:
+            self._refuse_what_no_quota_allows()
+        return found
+
+    def _create(self) -> bool:
+        """Create the job; False: another launcher was faster."""
+        self._is_creating = True
+        try:
+            _create(self._api, self._manifest)
+        except _ExistsError:
+            return False
+        finally:
+            self._is_creating = False
+        self._say(f"submitted job {self._name} to namespace {self._api.namespace}")
+        return True
+
+    def _take_over(self, found: Manifest) -> bool:
+        """Say whether the job of our name is ours to follow; False: create it again."""
+        metadata = found["metadata"]
+        if "deletionTimestamp" in metadata:
+            self._say(f"waiting until the deleted job {self._name} is gone")
+            self._wait_until_gone()
+            return False
+        annotations = metadata.get("annotations", {})
+        wanted = self._manifest["metadata"]["annotations"][SPEC_ANNOTATION]
+        if annotations.get(SPEC_ANNOTATION) != wanted:
+            told = "; ".join(differences(found, self._manifest)) or "its pods differ"
+            raise UserError(
+                f"job {self._name} is there already for {self._task.out_uri}, with another task "
+                f"({told}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "
+                "choose another run id"
+            )
+        if condition(found, "Failed"):
+            self._say(f"job {self._name} has failed before; starting it anew")
+            self._api.delete(self._name, wait_for_pods=True)
+            self._wait_until_gone()
+            return False
+        self._say(f"found job {self._name} of an earlier launcher, and follow it")
+        self._was_found = True
+        self._restarts = self._earlier_restarts = int(annotations.get(RESTARTS_ANNOTATION, 0))
+        return True
+
+    def _wait_until_gone(self) -> None:
+        with contextlib.suppress(NoSuchJobError):
+            while "deletionTimestamp" in self._api.job(self._name)["metadata"]:
+                time.sleep(_POLL_SECONDS)
+
+    def _refuse_what_no_quota_allows(self) -> None:
+        # Pods beyond a whole quota would wait for ever.
+        worker = self._manifest["spec"]["pytorchReplicaSpecs"]["Worker"]
+        limits = worker["template"]["spec"]["containers"][0]["resources"]["limits"]
+        asked = {"pods": Fraction(worker["replicas"])}
+        for name, quantity in limits.items():
+            total = worker["replicas"] * _number(quantity)
+            asked |= {name: total, f"requests.{name}": total, f"limits.{name}": total}
+        for quota in self._api.quotas():
+            for name, allowed in quota.get("status", {}).get("hard", {}).items():
+                if asked.get(name, Fraction(0)) > _number(allowed):
+                    raise UserError(
+                        f"quota {quota['metadata']['name']} of namespace {self._api.namespace} "
+                        f"allows {name} {allowed}, the job's {worker['replicas']} pods need "
+                        f"{float(asked[name]):g}: ask for less by cluster.cpu, cluster.memory or "
+                        "workers, or raise the quota"
+                    )
+
+    # --- following ---
+
+    def _follow_to_the_end(self) -> None:
+        patience = _Patience(self._config.api_minutes, has_job=True)
+        told: set[str] = set()
+        while True:
+            self._pods.wait(_POLL_SECONDS)
+            try:
+                job = self._api.job(self._name)
+                patience.regain(self._say)
+                self._follow_new_logs()
+                if condition(job, "Succeeded"):
+                    return self._finish_logs()
+                if failed := condition(job, "Failed"):
+                    raise self._failure(failed)
+                self._keep_restart_budget()
+                if self._all_run():
+                    self._stuck_since = None
+                else:
+                    self._meet_obstacles(job, told)
+            # Just after its start an API server refuses what it allows a moment later.
+            except (ApiAwayError, RefusedError) as error:
+                patience.lose(error, self._say)
+            except NoSuchJobError:
+                self._finish_logs()
+                raise JobFailedError(
+                    f"job {self._name} is gone from namespace {self._api.namespace}: somebody "
+                    "deleted it; the same command starts it again, from the last checkpoint"
+                ) from None
+
+    def _follow_new_logs(self) -> None:
+        for pod in self._pods.present():
+            uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+            if uid not in self._logs and has_started(pod):
+                tail = _TAIL_LINES if self._was_found else None
+                ended = _ended(self._pods, uid)
+                self._logs[uid] = PodLog(self._api, name, print_line, tail, ended)
+        if self._logs:
+            self._was_found = False  # pods that come from now on are told whole
+
+    def _all_run(self) -> bool:
+        pods = self._pods.present()
+        return len(pods) == self._wanted_pods and all(map(has_started, pods))
+
+    @property
+    def _wanted_pods(self) -> int:
+        return int(self._manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"])
+
+    def _meet_obstacles(self, job: Manifest, told: set[str]) -> None:
+        """Tell what keeps the job from running, and give it up if nothing will change that."""
+        pods = self._pods.present()
+        events = self._api.events(self._name) if len(pods) < self._wanted_pods else []
+        found = find_obstacles(job, pods, events, self._config)
+        for obstacle in found:
+            if obstacle.prospect is Prospect.REFUSED:
+                self._give_up(obstacle.text)
+            if obstacle.text not in told:
+                told.add(obstacle.text)
+                self._say(obstacle.text)
+        lasting = [obstacle.text for obstacle in found if obstacle.prospect is Prospect.LASTS]
+        if not lasting:
+            self._stuck_since = None
+            return
+        if self._stuck_since is None:
+            self._stuck_since, self._stuck_because = time.monotonic(), ""
+        # The cluster gives its reason in full now and then; the longest is the one to hand on.
+        self._stuck_because = max([self._stuck_because, *lasting], key=len)
+        if time.monotonic() - self._stuck_since >= self._config.startup_seconds:
+            self._give_up(self._stuck_because)
+
+    def _give_up(self, why: str) -> None:
+        self.cancel()
+        raise UserError(f"job {self._name} was given up and deleted: {why}")
+
+    def _keep_restart_budget(self) -> None:
+        restarts = self._earlier_restarts + self._pods.replaced()
+        if restarts == self._restarts:
+            return
+        self._restarts = restarts
+        last = self._last_ending(lambda ending: ending.code != 0)
+        why = f" ({self._words(last)})" if last else ""
+        left = self._config.restarts - restarts
+        if left < 0:
+            self.cancel()
+            raise JobFailedError(
+                f"the workers were started again {self._config.restarts} times and ended once more"
+                f"{why}; the job is deleted, what it saved stays, and the same command goes on"
+            )
+        self._say(f"a worker was replaced{why}; {left} restarts left")
+        quietly_patch(self._api, self._name, {RESTARTS_ANNOTATION: str(restarts)})
+
+    def _failure(self, failed: Manifest) -> Exception:
+        """Return why a job failed: the word of the worker whose end was final."""
+        deadline = time.monotonic() + _LAST_WORDS_SECONDS
+        final = None
+        while final is None and time.monotonic() < deadline:
+            final = self._last_ending(
+                lambda e: e.code is not None and 0 < e.code < _FROM_HERE_ON_STARTED_AGAIN
+            )
+            if "deadline" in failed.get("message", ""):
+                break
+            self._pods.wait(0.5)
+        self._finish_logs()
+        if final is None:
+            last = self._last_ending(lambda ending: ending.code != 0)
+            words = f"; {self._words(last)}" if last else ""
+            return JobFailedError(f"job {self._name} failed: {failed.get('message', '')}{words}")
+        words = self._words(final)
+        return UserError(words) if final.code == _USER_ERROR else JobFailedError(words)
+
+    def _last_ending(self, suits: Any) -> Ending | None:
+        return next((e for e in reversed(self._pods.endings().values()) if suits(e)), None)
+
+    def _words(self, ending: Ending) -> str:
+        complaints = {e: uid for uid, e in self._pods.endings().items()}
+        log = self._logs.get(complaints.get(ending, ""))
+        message = ending.message or (log.complaint if log else "")
+        if ending.reason == "OOMKilled":
+            message = f"it needs more than cluster.memory {self._config.memory}"
+        told = message.removeprefix(f"{self._task.step}: ") or "it said nothing; see its log above"
+        return f"{ending}: {told}"
+
+    def _finish_logs(self) -> None:
+        for log in self._logs.values():
+            log.finish(_LAST_WORDS_SECONDS)
+
+    def _say(self, text: str) -> None:
+        announce(self._task.step, text)
+
+
+class _Patience:
+    """How long an API may be away; says once that it is, and once that it is back."""
+
+    def __init__(self, minutes: float, has_job: bool) -> None:
+        self._minutes = minutes
+        self._meanwhile = "the job goes on, and we try" if has_job else "trying"
+        self._then = "; the job may go on: the same command follows it again" if has_job else ""
+        self._since: float | None = None
+
+    def lose(self, error: Exception, say: Any) -> None:
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            say(f"{error}; {self._meanwhile} again for {self._minutes:g} minutes")
+        if now - self._since > 60 * self._minutes:
+            raise JobFailedError(f"{error}, for {self._minutes:g} minutes{self._then}") from None
+
+    def regain(self, say: Any) -> None:
+        if self._since is not None:
+            say(f"the cluster's API answers again after {time.monotonic() - self._since:.0f} s")
+            self._since = None
+
+
+class _ExistsError(Exception):
+    """A job of that name is there."""
+
+
+def _create(api: Api, manifest: Manifest) -> None:
+    """Create a job by Kubeflow's own client and models."""
+    from kubeflow.training import ApiClient, KubeflowOrgV1PyTorchJob, TrainingClient
+    from kubeflow.training.utils.utils import FakeResponse
+
+    client = TrainingClient(client_configuration=api.configuration, namespace=api.namespace)
+    job: KubeflowOrgV1PyTorchJob = ApiClient().deserialize(
+        FakeResponse(manifest), "KubeflowOrgV1PyTorchJob"
+    )
+    try:
+        client.create_job(job)
+    except (RuntimeError, TimeoutError) as error:
+        cause = error.__cause__ or error.__context__ or error
+        if getattr(cause, "status", None) == 409:
+            raise _ExistsError from None
+        raise explain(cause, api.namespace) from None  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iterator[None]:
+    """Delete the job first of all when this process is asked to end, for as long as the block runs.
+
+    Under Kubeflow Pipelines a step's process is not told that its run was terminated; its parent
+    dies. So there the parent's death counts as SIGTERM; about 85 ms are left then.
+    """
+
+    def cancel(number: int, _frame: FrameType | None) -> None:
+        if config.cancel_on_sigterm:
+            with contextlib.suppress(ApiAwayError, UserError):
+                backend.cancel()
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, cancel) for number in (signal.SIGTERM, signal.SIGINT)}
+    if "KFP_POD_NAME" in os.environ:
+        _hear_of_parents_death()
+    try:
+        yield
+    except SystemExit as ending:
+        if ending.code in (130, 143):
+            stays = "goes on" if not config.cancel_on_sigterm else "is deleted"
+            print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _hear_of_parents_death() -> None:
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
+
+
+def _ended(pods: Pods, uid: str) -> Any:
+    return lambda: pods.has_ended(uid)
+
+
+def _number(quantity: str) -> Fraction:
+    from kubernetes.utils.quantity import parse_quantity
+
+    return Fraction(parse_quantity(quantity))
+
+
+def reap(api: Api, selector: str, wait_seconds: float = 120) -> list[str]:
+    """Delete the jobs whose labels match, and wait until they are gone; return their names.
+
+    Idempotent: nothing to delete is no error.
+    """
+    names = [job["metadata"]["name"] for job in api.jobs(selector)]
+    for name in names:
+        api.delete(name, wait_for_pods=True)
+    deadline = time.monotonic() + wait_seconds
+    while api.jobs(selector) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    if left := api.jobs(selector):
+        found = ", ".join(job["metadata"]["name"] for job in left)
+        raise JobFailedError(f"still there after {wait_seconds:.0f} s: {PLURAL} {found}")
+    return names

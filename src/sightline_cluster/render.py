@@ -1,0 +1,263 @@
+"""A task as a PyTorchJob: a pure function to a dict.
+
+The shape is what Pod Security `restricted` admits and what comes back after a lost pod: workers
+only, since the operator gives them an init container without a security context where there is a
+master, and an elasticPolicy of fixed size, without which they would have no place to meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from sightline import __version__
+from sightline.config import UserError
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.images import DETECT, TRAIN, image_of
+from sightline_cluster.task import Task, label_value, short_hash
+
+API_VERSION, KIND, PLURAL = "kubeflow.org/v1", "PyTorchJob", "pytorchjobs"
+RUN_LABEL = "sightline.dev/run-id"
+STEP_LABEL = "sightline.dev/step"
+OUT_ANNOTATION = "sightline.dev/out-uri"
+SPEC_ANNOTATION = "sightline.dev/spec-sha256"
+RESTARTS_ANNOTATION = "sightline.dev/restarts"
+MESSAGE_PATH = "/dev/termination-log"
+METRICS_PORT = 9400
+USER_ID = 10001
+
+Manifest = dict[str, Any]
+
+
+def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
+    """Return the manifest of a task's job; the namespace is left to whoever submits it.
+
+    Raises:
+        UserError: If the workers cannot be divided among pods.
+    """
+    pods = pod_count(task, config)
+    labels = labels_of(task)
+    manifest: Manifest = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": job_name(task),
+            "labels": labels
+            | ({"kueue.x-k8s.io/queue-name": config.queue} if config.queue else {}),
+            "annotations": {OUT_ANNOTATION: task.out_uri},
+        },
+        "spec": {
+            "nprocPerNode": str(config.processes_per_pod),
+            "runPolicy": {
+                # ExitCode below knows no limit of restarts; the launcher keeps the budget.
+                "activeDeadlineSeconds": round(3600 * config.deadline_hours),
+                "ttlSecondsAfterFinished": round(3600 * config.keep_hours),
+                "cleanPodPolicy": "Running",
+            },
+            "pytorchReplicaSpecs": {
+                "Worker": {
+                    "replicas": pods,
+                    "restartPolicy": "ExitCode",
+                    "template": {
+                        "metadata": {
+                            "labels": labels,
+                            "annotations": {OUT_ANNOTATION: task.out_uri},
+                        },
+                        "spec": render_pod(task, config),
+                    },
+                }
+            },
+        },
+    }
+    if pods > 1:
+        manifest["spec"]["elasticPolicy"] = {
+            "rdzvBackend": "c10d",
+            "rdzvId": job_name(task),
+            "minReplicas": pods,
+            "maxReplicas": pods,
+            "maxRestarts": 0,
+        }
+    manifest["metadata"]["annotations"][SPEC_ANNOTATION] = spec_hash(manifest)
+    return manifest
+
+
+def job_name(task: Task) -> str:
+    """Return the job's name: the same for the same results, so that a second launcher finds it.
+
+    At most 50 characters, because pods and services are called `<job>-worker-<n>`.
+    """
+    run = re.sub(r"[^a-z0-9]+", "-", task.run_id.lower()).strip("-")[:26].strip("-")
+    return "-".join(part for part in ("sl", task.step, run, short_hash(task.out_uri)) if part)
+
+
+def pod_count(task: Task, config: ClusterConfig) -> int:
+    """Return how many pods a task's workers fill.
+
+    Raises:
+        UserError: If they cannot be divided.
+    """
+    workers, each = task.workers, config.processes_per_pod
+    if workers == 1:
+        return 1
+    if workers % each:
+        raise UserError(
+            f"workers must be a multiple of processes_per_pod, got {workers} and {each}: change one"
+        )
+    return workers // each
+
+
+def spec_hash(manifest: Manifest) -> str:
+    """Return what tells two jobs of one name apart: a digest of everything that was asked for."""
+    said = {"labels": manifest["metadata"]["labels"], "spec": manifest["spec"]}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def differences(found: Manifest, wanted: Manifest) -> list[str]:
+    """Return what two jobs' containers are told differently, for a person to read."""
+    seen, asked = (_told(manifest) for manifest in (found, wanted))
+    names = sorted(name for name in {*seen, *asked} if seen.get(name) != asked.get(name))
+    return [
+        f"{name} {seen.get(name, 'none')} there, {asked.get(name, 'none')} here" for name in names
+    ]
+
+
+def _told(manifest: Manifest) -> dict[str, Any]:
+    worker = manifest["spec"]["pytorchReplicaSpecs"]["Worker"]
+    container = worker["template"]["spec"]["containers"][0]
+    arguments = container["args"]
+    told = {"image": container["image"], "pods": worker["replicas"]}
+    told |= container.get("resources", {}).get("limits", {})
+    for flag, value in zip(arguments[1::2], arguments[2::2], strict=False):
+        if flag == "--config":
+            told |= json.loads(value)
+        else:
+            told[flag.removeprefix("--").replace("-", "_")] = value
+    return told
+
+
+def labels_of(task: Task) -> dict[str, str]:
+    """Return what a task's job and pods are found by."""
+    return {
+        "app.kubernetes.io/name": "sightline",
+        "app.kubernetes.io/part-of": "sightline",
+        "app.kubernetes.io/component": task.step,
+        "app.kubernetes.io/version": __version__,
+        "app.kubernetes.io/managed-by": "sightline-cluster",
+        RUN_LABEL: label_value(task.run_id),
+        STEP_LABEL: task.step,
+    }
+
+
+def render_pod(task: Task, config: ClusterConfig) -> Manifest:
+    """Return a worker's pod, as Pod Security `restricted` admits it."""
+    spec: Manifest = {
+        "serviceAccountName": config.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        # A checkpoint and the words to the others need their time; SIGKILL comes after it.
+        "terminationGracePeriodSeconds": 60,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(task, config)],
+        "volumes": [
+            {"name": "scratch", "emptyDir": {"sizeLimit": config.scratch}},
+            {
+                "name": "shared-memory",
+                "emptyDir": {"medium": "Memory", "sizeLimit": config.shared_memory},
+            },
+        ],
+    }
+    if config.node_selector:
+        spec["nodeSelector"] = dict(pair.split("=", 1) for pair in config.node_selector)
+    if config.tolerations:
+        spec["tolerations"] = [_toleration(text) for text in config.tolerations]
+    if config.image_pull_secret:
+        spec["imagePullSecrets"] = [{"name": config.image_pull_secret}]
+    return spec
+
+
+def _container(task: Task, config: ClusterConfig) -> Manifest:
+    resources = {"cpu": config.cpu, "memory": config.memory}
+    if config.gpus:
+        resources["nvidia.com/gpu"] = str(config.gpus)
+    container: Manifest = {
+        "name": "pytorch",  # the operator looks for this name
+        "image": _image(task, config),
+        "imagePullPolicy": config.image_pull_policy,
+        "command": ["python", "-m", "sightline_cluster.worker"],
+        "args": _arguments(task),
+        "env": [{"name": name, "value": value} for name, value in _environment(task, config)],
+        # The second is the operator's own, which it would add to the first.
+        "ports": [
+            {"name": "metrics", "containerPort": METRICS_PORT},
+            {"name": "pytorchjob-port", "containerPort": 23456},
+        ],
+        "resources": {"requests": dict(resources), "limits": dict(resources)},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePath": MESSAGE_PATH,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
+        ],
+    }
+    if config.s3_secret:
+        container["envFrom"] = [{"secretRef": {"name": config.s3_secret}}]
+    return container
+
+
+def _image(task: Task, config: ClusterConfig) -> str:
+    needed = image_of(task.step, str(getattr(task.config, "encoder", "")))
+    if not task.has_data:
+        needed = TRAIN
+    return {TRAIN: config.train_image, DETECT: config.detect_image}[needed] or needed
+
+
+def _arguments(task: Task) -> list[str]:
+    arguments = [task.step]
+    required = {name for name, field in type(task.uris).model_fields.items() if field.is_required()}
+    for name, uri in task.uris.to_json().items():
+        if uri or name in required:  # an empty one says that there are no such data
+            arguments += [f"--{name.replace('_', '-')}", uri]
+    return [*arguments, "--config", json.dumps(task.config.to_json(), sort_keys=True)]
+
+
+def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
+    storage = dict(task.storage)
+    if config.s3_endpoint_url:
+        storage["s3_endpoint_url"] = config.s3_endpoint_url
+    variables = {f"SIGHTLINE_{name.upper()}": str(value) for name, value in storage.items()}
+    variables["SIGHTLINE_METRICS_PORT"] = str(METRICS_PORT)
+    # Without it every process takes as many threads as the node has cores.
+    variables["OMP_NUM_THREADS"] = str(max(1, int(_cores(config.cpu)) // config.processes_per_pod))
+    if config.pushgateway_url:
+        variables["SIGHTLINE_PUSHGATEWAY_URL"] = config.pushgateway_url
+    return sorted(variables.items())
+
+
+def _cores(quantity: str) -> float:
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+def _toleration(text: str) -> Manifest:
+    taint, _, effect = text.partition(":")
+    key, equals, value = taint.partition("=")
+    found = (
+        {"key": key, "operator": "Equal", "value": value}
+        if equals
+        else {"key": key, "operator": "Exists"}
+    )
+    return found | ({"effect": effect} if effect else {})

@@ -1,0 +1,161 @@
+"""Two-worker pretraining on a cluster, from a bucket to a bucket, and what may come between."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import SETTINGS
+
+from sightline.storage import fetch_artifacts
+
+
+def local_losses(dataset, folder, **settings):
+    """Return the losses of two processes on this machine, one thread each as in the pods."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "sightline", "pretrain", "--dataset-uri", dataset),
+            *("--out-uri", str(folder), "--config", json.dumps({**SETTINGS, **settings})),
+        ],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    lines = (fetch_artifacts(str(folder)) / "steps.csv").read_text().splitlines()
+    return [line.rpartition(",")[2] for line in lines]
+
+
+def require_equal(found, expected):
+    assert found[0] == expected[0]
+    differences = [abs(float(a) - float(b)) for a, b in zip(found[1:], expected[1:], strict=True)]
+    print(f"{len(differences)} steps, largest difference of a loss: {max(differences)}")
+    assert max(differences) <= 1e-6
+
+
+@pytest.fixture(scope="module")
+def finished(launch):
+    """Return a launcher whose job nothing disturbed."""
+    return launch().wait()
+
+
+def test_two_pods_learn_what_two_processes_here_learn(finished, dataset, tmp_path):
+    require_equal(finished.losses(), local_losses(dataset, tmp_path / "local"))
+
+
+def test_finished_job_says_who_it_was_and_shows_each_pods_log(finished, namespace):
+    (job,) = namespace.get("pytorchjobs", f"sightline.dev/run-id={finished.run}")
+    name = job["metadata"]["name"]
+    described = namespace.kubectl("describe", "pytorchjob", name).stdout
+    for word in ("sightline.dev/step=pretrain", finished.out_uri, "Succeeded"):
+        assert word in described
+    ours = ["-l", f"sightline.dev/run-id={finished.run}"]
+    for line in namespace.kubectl("logs", *ours, "--tail=-1", "--prefix").stdout.splitlines():
+        head, _, said = line.partition(" ")
+        assert f"{head.split('/')[1]} | {said}".rstrip() in finished.told
+    assert f"{name}-worker-0 | " in finished.told or f"{name}-worker-1 | " in finished.told
+
+
+def test_no_secret_is_anywhere_but_in_its_secret(finished, namespace):
+    canary = os.environ["TESTBED_S3_SECRET_KEY"]
+    kinds = "pytorchjobs,pods,events,configmaps,services"
+    seen = [finished.told, namespace.kubectl("get", kinds, "-o", "yaml").stdout]
+    ours = ["-l", f"sightline.dev/run-id={finished.run}"]
+    seen.append(namespace.kubectl("logs", *ours, "--tail=-1").stdout)
+    seen += [
+        path.read_text(errors="replace")
+        for path in fetch_artifacts(finished.out_uri).rglob("*")
+        if path.is_file()
+    ]
+    assert len(seen) > 5
+    assert not any(canary in text for text in seen)
+
+
+def test_same_command_after_the_end_finds_the_result(finished, launch):
+    again = launch(run=finished.run).wait()
+    assert "found job" in again.told
+
+
+def test_killed_worker_comes_back_and_learns_the_same(launch, namespace, dataset, tmp_path):
+    launcher = launch(epochs=6)
+    launcher.wait_for("epoch 2/6")
+    (job,) = namespace.get("pytorchjobs", f"sightline.dev/run-id={launcher.run}")
+    pod = f"{job['metadata']['name']}-worker-1"
+    namespace.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+    launcher.wait_for("a worker was replaced")
+    launcher.wait()
+    assert "going on from checkpoint" in launcher.told
+    require_equal(launcher.losses(), local_losses(dataset, tmp_path / "local", epochs=6))
+
+
+def test_launcher_that_was_killed_finds_its_job_again_and_others_are_refused(launch, namespace):
+    first = launch(epochs=40)
+    first.wait_for("submitted job")
+    first.process.kill()
+    other = launch(run=first.run, epochs=41).wait(2)
+    assert "with another task (epochs 40 there, 41 here)" in other.told
+    second, third = launch(run=first.run, epochs=40), launch(run=first.run, epochs=40)
+    second.wait_for("found job")
+    third.wait_for("found job")
+    assert len(namespace.get("pytorchjobs", f"sightline.dev/run-id={first.run}")) == 1
+    second.process.terminate()
+    second.wait(143)
+    third.wait(1)
+    assert "somebody deleted it" in third.told
+    namespace.wait_until_nothing_is_left(first.run)
+
+
+def test_stopped_run_leaves_nothing(launch, namespace):
+    launcher = launch(epochs=40)
+    wait_for_pods(namespace, launcher, 2)
+    launcher.process.terminate()
+    launcher.wait(143)
+    assert "is deleted" in launcher.told
+    namespace.wait_until_nothing_is_left(launcher.run)
+
+
+def test_job_deleted_by_hand_is_told(launch, namespace):
+    launcher = launch(epochs=40)
+    wait_for_pods(namespace, launcher, 2)
+    namespace.kubectl("delete", "pytorchjobs", "-l", f"sightline.dev/run-id={launcher.run}")
+    launcher.wait(1)
+    assert "somebody deleted it; the same command starts it again" in launcher.told
+    namespace.wait_until_nothing_is_left(launcher.run)
+
+
+def test_reaper_deletes_what_a_launcher_left_behind(launch, namespace):
+    launcher = launch(epochs=40)
+    launcher.wait_for("submitted job")
+    launcher.process.kill()
+    command = [sys.executable, "-m", "sightline_cluster", "reap", "--run-id", launcher.run]
+    environment = {**os.environ, "KUBECONFIG": str(namespace.kubeconfig("sightline-launcher"))}
+    for told in ("deleted: sl-pretrain-", "nothing was left"):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout
+    namespace.wait_until_nothing_is_left(launcher.run, seconds=10)
+
+
+def test_full_quota_is_waited_for_and_told(launch, namespace):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}}
+    namespace.apply({**quota, "spec": {"hard": {"limits.cpu": "3"}}})
+    try:
+        one = launch(epochs=40)
+        wait_for_pods(namespace, one, 2)
+        two = launch(epochs=40)
+        two.wait_for("waiting for room in the namespace's quota")
+        one.process.terminate()
+        one.wait(143)
+        wait_for_pods(namespace, two, 2)
+        two.process.terminate()
+        two.wait(143)
+    finally:
+        namespace.kubectl("delete", "resourcequota", "full")
+
+
+def wait_for_pods(namespace, launcher, count, seconds=600):
+    deadline = time.monotonic() + seconds
+    while len(namespace.get("pods", f"sightline.dev/run-id={launcher.run}")) < count:
+        assert launcher.process.poll() is None, launcher.told
+        assert time.monotonic() < deadline, launcher.told
+        time.sleep(0.5)

@@ -1,0 +1,19 @@
+import pytest
+
+from sightline_cluster.task import make_task
+
+
+@pytest.fixture
+def task():
+    """Return `task(step, run, **settings)`: a task that reads and writes a bucket."""
+
+    def make(step="pretrain", run="first", storage=None, **settings):
+        uris = {
+            "dataset_uri": "s3://clinic/datasets/1",
+            "out_uri": f"s3://clinic/runs/{run}/{step}",
+        }
+        if step != "pretrain":
+            uris["encoder_uri"] = f"s3://clinic/runs/{run}/pretrain"
+        return make_task(step, uris, settings, storage or {})
+
+    return make

@@ -1,0 +1,170 @@
+"""A stand-in for a cluster's API: answers what a launcher asks, and notes every request.
+
+Only what a real cluster cannot be made to do in a test's time is shown with it: which request
+comes first after a signal, an API that is away, what a launcher reads of pods.
+"""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+JOBS = "/apis/kubeflow.org/v1/namespaces/team/pytorchjobs"
+PODS = "/api/v1/namespaces/team/pods"
+
+
+class FakeApi:
+    """One namespace `team` with at most one job."""
+
+    def __init__(self):
+        self.requests = []
+        self.jobs = {}
+        self.pods = []
+        self.logs = {}
+        self.events = []
+        self.quotas = []
+        self.refuse = None
+        """A function of method and path that returns (status, message), or None."""
+        self.changed = threading.Condition()
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                api.answer(self, "GET")
+
+            def do_POST(self):
+                api.answer(self, "POST")
+
+            def do_DELETE(self):
+                api.answer(self, "DELETE")
+
+            def do_PATCH(self):
+                api.answer(self, "PATCH")
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def kubeconfig(self, path):
+        """Write a kubeconfig that leads here."""
+        path.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
+                    "users": [{"name": "me", "user": {}}],
+                    "contexts": [
+                        {
+                            "name": "fake",
+                            "context": {"cluster": "fake", "user": "me", "namespace": "team"},
+                        }
+                    ],
+                    "current-context": "fake",
+                }
+            )
+        )
+        return path
+
+    def set_condition(self, kind, message=""):
+        """Let the only job reach a state."""
+        with self.changed:
+            (job,) = self.jobs.values()
+            entry = {"type": kind, "status": "True", "message": message}
+            job.setdefault("status", {}).setdefault("conditions", []).append(entry)
+            self.changed.notify_all()
+
+    def set_pod(self, uid, state, name="job-worker-0", **status):
+        """Let a pod's container reach a state, as `{"running": {}}`."""
+        pod = {
+            "metadata": {"name": name, "uid": uid, "namespace": "team"},
+            "spec": {"containers": [{"name": "pytorch", "image": "sightline/train:1"}]},
+            "status": {"containerStatuses": [{"name": "pytorch", "state": state}], **status},
+        }
+        with self.changed:
+            self.pods = [p for p in self.pods if p["metadata"]["name"] != name] + [pod]
+            self.changed.notify_all()
+
+    def wait_for(self, method, path):
+        """Wait until a request was made."""
+        deadline = time.monotonic() + 30
+        while not any(m == method and p.startswith(path) for m, p in self.requests):
+            assert time.monotonic() < deadline, self.requests
+            time.sleep(0.01)
+
+    def answer(self, handler, method):
+        path, _, query = handler.path.partition("?")
+        length = int(handler.headers.get("Content-Length") or 0)
+        body = json.loads(handler.rfile.read(length)) if length else None
+        self.requests.append((method, path))
+        refused = self.refuse and self.refuse(method, path)
+        if refused:
+            _send(handler, refused[0], {"kind": "Status", "message": refused[1]})
+        elif path == JOBS and method == "POST":
+            name = body["metadata"]["name"]
+            taken = name in self.jobs
+            if not taken:
+                self.jobs[name] = body
+            _send(handler, 409 if taken else 201, body)
+        elif path == JOBS:
+            _send(handler, 200, {"items": list(self.jobs.values())})
+        elif path.startswith(JOBS):
+            self._answer_about_job(handler, method, path.rpartition("/")[2], body)
+        elif path == PODS and "watch=true" in query:
+            self._watch(handler)
+        elif path == PODS:
+            _send(handler, 200, {"items": self.pods, "metadata": {"resourceVersion": "1"}})
+        elif path.endswith("/log"):
+            lines = self.logs.get(path.split("/")[-2], [])
+            stamp = "2026-11-26T10:00:00.{:09d}Z"
+            text = "".join(f"{stamp.format(i)} {line}\n" for i, line in enumerate(lines))
+            _send_bytes(handler, 200, text.encode())
+        elif path.endswith("/events"):
+            _send(handler, 200, {"items": self.events})
+        else:
+            _send(handler, 200, {"items": self.quotas})
+
+    def _answer_about_job(self, handler, method, name, body):
+        if name not in self.jobs:
+            _send(handler, 404, {"message": f'pytorchjobs.kubeflow.org "{name}" not found'})
+            return
+        if method == "DELETE":
+            _send(handler, 200, self.jobs.pop(name))
+            return
+        if method == "PATCH":
+            self.jobs[name]["metadata"]["annotations"] |= body["metadata"]["annotations"]
+        _send(handler, 200, self.jobs[name])
+
+    def _watch(self, handler):
+        # One change each time something changes, and then the end, as after a lost connection.
+        with self.changed:
+            self.changed.wait(0.3)
+            told = [{"type": "MODIFIED", "object": pod} for pod in self.pods]
+        _send_bytes(handler, 200, "".join(json.dumps(entry) + "\n" for entry in told).encode())
+
+
+def _send(handler, status, content):
+    _send_bytes(handler, status, json.dumps(content).encode())
+
+
+def _send_bytes(handler, status, content):
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)

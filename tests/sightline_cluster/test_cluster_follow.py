@@ -1,0 +1,282 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from fake_api import JOBS, PODS, FakeApi
+
+from sightline.config import UserError
+from sightline.storage.artifacts import new_artifacts, write_json
+from sightline_cluster.api import connect
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, reap
+from sightline_cluster.render import RESTARTS_ANNOTATION
+from sightline_cluster.task import make_task
+
+RUN = [sys.executable, "-m", "sightline_cluster", "run"]
+FLAGS = ["--dataset-uri", "s3://b/datasets/1", "--out-uri", "s3://b/runs/r/pretrain"]
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    fake = FakeApi()
+    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def backend(s3_bucket):
+    """Return `backend(**settings)`: one whose results lie in a bucket, and whose API is `api`."""
+
+    def make(epochs=1, **settings):
+        uris = {"dataset_uri": f"{s3_bucket}/d", "out_uri": f"{s3_bucket}/runs/r/pretrain"}
+        task = make_task("pretrain", uris, {"epochs": epochs}, {})
+        return PyTorchJobBackend(task, ClusterConfig(**settings))
+
+    return make
+
+
+def publish(backend):
+    task = backend._task
+    with new_artifacts("pretrain", task.uris, task.config, task.out_uri) as folder:
+        write_json(folder / "metrics.json", {"final_loss_nats": 1.5})
+
+
+def soon(*steps):
+    """Do things one after another, a little later, in a thread."""
+
+    def run():
+        for step in steps:
+            time.sleep(0.5)
+            step()
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def test_job_that_succeeds_gives_what_the_step_wrote_and_its_log(api, backend, capfd):
+    ours = backend()
+    api.logs["job-worker-0"] = ["epoch 1", "epoch 2"]
+    ours.submit()
+    publish(ours)
+    api.set_pod("one", {"running": {}})
+    soon(lambda: api.set_condition("Succeeded"))
+    assert ours.follow()["final_loss_nats"] == 1.5
+    told = capfd.readouterr().out
+    assert "job-worker-0 | epoch 1\njob-worker-0 | epoch 2\n" in told
+    assert ours.name in told
+
+
+def test_job_that_succeeds_without_a_result_is_no_success(api, backend):
+    ours = backend()
+    ours.submit()
+    api.set_condition("Succeeded")
+    with pytest.raises(JobFailedError, match=r"holds no result.*cluster\.s3_endpoint_url"):
+        ours.follow()
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, UserError), (1, JobFailedError)])
+def test_failed_job_is_told_by_its_workers_own_last_word_and_code(api, backend, code, kind):
+    ours = backend()
+    ours.submit()
+    ended = {"exitCode": code, "reason": "Error", "message": "pretrain: no images there"}
+    lost = {"exitCode": 143, "reason": "Error", "message": "pretrain: another worker ended"}
+    api.set_pod("one", {"terminated": ended})
+    api.set_pod("two", {"terminated": lost}, name="job-worker-1")
+    api.set_condition("Failed", "job is failing because Worker replica(s) failed.")
+    with pytest.raises(kind, match=f"job-worker-0 ended with exit code {code}: no images there"):
+        ours.follow()
+
+
+def test_worker_killed_for_its_memory_is_told_what_to_raise(api, backend):
+    ours = backend(restarts=0, memory="3Gi")
+    ours.submit()
+    api.set_pod("one", {"terminated": {"exitCode": 137, "reason": "OOMKilled"}})
+    soon(lambda: api.set_pod("two", {"running": {}}))
+    with pytest.raises(JobFailedError, match=r"137 \(OOMKilled\): it needs more than .*3Gi"):
+        ours.follow()
+
+
+def test_restarts_are_counted_on_the_job_and_end_with_the_budget(api, backend, capfd):
+    ours = backend(restarts=1)
+    ours.submit()
+    gone = {"exitCode": 143, "reason": "Error", "message": "pretrain: the store is away"}
+    api.set_pod("one", {"terminated": gone})
+    (job,) = api.jobs.values()
+
+    def count():
+        return job["metadata"]["annotations"].get(RESTARTS_ANNOTATION)
+
+    soon(
+        lambda: api.set_pod("two", {"running": {}}),
+        lambda: _until(lambda: count() == "1"),
+        lambda: api.set_pod("three", {"running": {}}),
+    )
+    with pytest.raises(JobFailedError, match=r"started again 1 times.*the store is away"):
+        ours.follow()
+    assert "a worker was replaced (job-worker-0 ended with exit code 143" in capfd.readouterr().out
+    assert api.jobs == {}
+
+
+def test_second_launcher_follows_the_job_of_the_first(api, backend, capfd):
+    backend().submit()
+    again = backend()
+    again.submit()
+    publish(again)
+    api.set_condition("Succeeded")
+    assert again.follow()["final_loss_nats"] == 1.5
+    assert "found job" in capfd.readouterr().out
+    assert len(api.jobs) == 1
+
+
+def test_another_task_under_the_same_name_is_refused_in_words(api, backend):
+    backend(epochs=1).submit()
+    with pytest.raises(UserError, match=r"another task \(epochs 1 there, 2 here\): kubectl delete"):
+        backend(epochs=2).submit()
+
+
+def test_failed_job_of_an_earlier_launcher_is_replaced(api, backend):
+    backend().submit()
+    api.set_condition("Failed")
+    backend().submit()
+    (job,) = api.jobs.values()
+    assert "status" not in job
+
+
+def test_job_that_somebody_deletes_is_told(api, backend):
+    ours = backend()
+    ours.submit()
+    soon(api.jobs.clear)
+    with pytest.raises(JobFailedError, match="somebody deleted it; the same command starts it"):
+        ours.follow()
+
+
+def test_api_that_is_away_for_a_while_is_waited_for(api, backend, capfd):
+    ours = backend()
+    ours.submit()
+    publish(ours)
+    api.refuse = lambda *_: (503, "apiserver is shutting down")
+
+    def comes_back():
+        time.sleep(3)
+        api.refuse = None
+        api.set_condition("Succeeded")
+
+    soon(comes_back)
+    assert ours.follow()["final_loss_nats"] == 1.5
+    told = capfd.readouterr().out
+    assert told.count("answers 503: apiserver is shutting down; the job goes on") == 1
+    assert "answers again" in told
+
+
+def test_api_that_stays_away_ends_the_launcher_and_not_the_job(api, backend):
+    ours = backend(api_minutes=0.02)
+    ours.submit()
+    api.refuse = lambda *_: (500, "etcd is gone")
+    with pytest.raises(JobFailedError, match="the same command follows it again"):
+        ours.follow()
+    assert len(api.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "told"),
+    [
+        (404, "the server could not find the requested resource", "install Kubeflow's Training"),
+        (404, 'namespaces "team" not found', "there is no namespace team: kubectl apply"),
+        (403, 'User "eve" cannot get resource "pytorchjobs"', "bind the role sightline-launcher"),
+        (401, "Unauthorized", "does not accept who we are"),
+        (400, "admission webhook denied the request", "refuses the job"),
+    ],
+)
+def test_cluster_that_will_not_take_the_job_is_told_before_anything_is_made(
+    api, backend, status, message, told
+):
+    api.refuse = lambda *_: (status, message)
+    with pytest.raises(UserError, match=told):
+        backend().submit()
+    assert "POST" not in {method for method, _ in api.requests}
+
+
+def test_quota_that_could_never_hold_the_job_is_told_before_anything_is_made(api, backend):
+    hard = {"limits.cpu": "1500m", "pods": "10"}
+    api.quotas = [{"metadata": {"name": "small"}, "status": {"hard": hard}}]
+    with pytest.raises(UserError, match=r"quota small .* allows limits.cpu 1500m, .* need 2"):
+        backend(cpu="2").submit()
+    assert api.jobs == {}
+
+
+def test_what_lasts_ends_the_job_after_the_time_that_was_set(api, backend, capfd):
+    ours = backend(startup_seconds=0)
+    ours.submit()
+    api.set_pod("one", {"waiting": {"reason": "ErrImagePull", "message": "no such tag"}})
+    with pytest.raises(
+        UserError, match=r"image sightline/train:1 cannot be pulled \(no such tag\)"
+    ):
+        ours.follow()
+    assert api.jobs == {}
+
+
+def test_first_request_after_sigterm_deletes_the_job(api, tmp_path):
+    with subprocess.Popen(
+        [*RUN, "pretrain", *FLAGS], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as launcher:
+        api.wait_for("POST", JOBS)
+        api.wait_for("GET", PODS)
+        time.sleep(3)
+        sent = len(api.requests)
+        launcher.send_signal(signal.SIGTERM)
+        told, _ = launcher.communicate(timeout=30)
+    assert launcher.returncode == 143, told
+    # A poll may have been on its way when the signal came; nothing else comes before the deletion.
+    after = [request for request in api.requests[sent:] if request[0] != "GET"]
+    assert after[0][0] == "DELETE"
+    assert api.jobs == {}
+    assert re.search(r"asked to end; job sl-pretrain-r-[0-9a-f]{8} is deleted", told)
+
+
+def test_launcher_that_was_told_so_leaves_its_job_when_it_ends(api):
+    detached = ["--set", "cancel_on_sigterm=false"]
+    with subprocess.Popen([*RUN, *detached, "pretrain", *FLAGS]) as launcher:
+        api.wait_for("POST", JOBS)
+        api.wait_for("GET", PODS)
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(timeout=30) == 143
+    assert len(api.jobs) == 1
+
+
+def test_reaper_deletes_what_is_there_and_is_content_with_nothing(api, backend):
+    ours = backend()
+    ours.submit()
+    assert reap(connect(), "sightline.dev/run-id=r") == [ours.name]
+    assert reap(connect(), "sightline.dev/run-id=r") == []
+
+
+def test_no_cluster_at_all_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(UserError, match="set KUBECONFIG to a readable file"):
+        connect()
+
+
+def test_wrong_settings_are_refused_in_one_line_without_a_cluster(capfd):
+    environment = {**os.environ, "KUBECONFIG": "/nowhere"}
+    done = subprocess.run(
+        [*RUN, "--set", "cpus=2", "pretrain", *FLAGS],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cpus is unknown, did you mean cpu?" in done.stderr
+
+
+def _until(found):
+    deadline = time.monotonic() + 20
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,245 @@
+import copy
+import re
+
+import kubernetes_validate
+import pytest
+from sightline_cluster_crd import problems
+
+from sightline.cli import parse_step
+from sightline.config import SettingsError, UserError
+from sightline.steps import COMMANDS
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.images import DETECT, TRAIN
+from sightline_cluster.render import differences, job_name, render_pytorchjob, spec_hash
+from sightline_cluster.task import make_task
+
+EVERYTHING = ClusterConfig(
+    train_image="registry.example/train:2",
+    image_pull_secret="registry",
+    s3_endpoint_url="http://s3.example:9000",
+    pushgateway_url="http://push.example:9091",
+    processes_per_pod=2,
+    cpu="8",
+    memory="32Gi",
+    gpus=2,
+    node_selector=("gpu=a100", "zone="),
+    tolerations=("nvidia.com/gpu:NoSchedule", "team=vision", "spot"),
+    queue="vision",
+)
+
+
+def worker_of(manifest):
+    return manifest["spec"]["pytorchReplicaSpecs"]["Worker"]
+
+
+def pod_of(manifest):
+    return worker_of(manifest)["template"]["spec"]
+
+
+def container_of(manifest):
+    (container,) = pod_of(manifest)["containers"]
+    return container
+
+
+@pytest.fixture(params=["pretrain alone", "pretrain", "finetune", "detect", "everything"])
+def manifest(request, task):
+    if request.param == "everything":
+        return render_pytorchjob(task(workers=4, global_batch_size=64), EVERYTHING)
+    if request.param == "pretrain":
+        return render_pytorchjob(task(workers=2), ClusterConfig())
+    return render_pytorchjob(task(request.param.split()[0]), ClusterConfig())
+
+
+def test_operators_schema_knows_every_field(manifest):
+    assert problems(manifest) == []
+
+
+def test_schema_with_unknown_fields_refused_finds_a_misplaced_one(manifest):
+    manifest["spec"]["ttlSecondsAfterFinished"] = 1
+    assert any("ttlSecondsAfterFinished" in problem for problem in problems(manifest))
+
+
+def test_kubeflows_own_models_carry_every_field(manifest):
+    from kubeflow.training import ApiClient
+    from kubeflow.training.utils.utils import FakeResponse
+
+    client = ApiClient()
+    model = client.deserialize(FakeResponse(manifest), "KubeflowOrgV1PyTorchJob")
+    assert client.sanitize_for_serialization(model) == manifest
+
+
+def test_pods_are_what_kubernetes_knows_as_pods(manifest):
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "worker"}}
+    kubernetes_validate.validate({**pod, "spec": pod_of(manifest)}, "1.34", strict=True)
+
+
+def test_pods_meet_pod_security_restricted(manifest):
+    pod, container = pod_of(manifest), container_of(manifest)
+    for context in (pod["securityContext"], container["securityContext"]):
+        assert context["runAsNonRoot"] is True
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["securityContext"]["runAsUser"] >= 10000
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert all(set(volume) == {"name", "emptyDir"} for volume in pod["volumes"])
+    assert pod["automountServiceAccountToken"] is False
+
+
+def test_several_pods_have_no_master_and_a_fixed_place_to_meet(task):
+    manifest = render_pytorchjob(task(workers=4), ClusterConfig())
+    assert set(manifest["spec"]["pytorchReplicaSpecs"]) == {"Worker"}
+    assert worker_of(manifest)["replicas"] == 4
+    policy = manifest["spec"]["elasticPolicy"]
+    assert policy["rdzvBackend"] == "c10d"
+    assert (policy["minReplicas"], policy["maxReplicas"], policy["maxRestarts"]) == (4, 4, 0)
+    assert manifest["spec"]["nprocPerNode"] == "1"
+
+
+def test_one_pod_meets_nobody(task):
+    assert "elasticPolicy" not in render_pytorchjob(task("finetune"), ClusterConfig())["spec"]
+
+
+def test_processes_share_pods_and_their_cores():
+    manifest = render_pytorchjob(
+        make_task(
+            "pretrain",
+            {"dataset_uri": "s3://b/d", "out_uri": "s3://b/runs/r/pretrain"},
+            {"workers": 4},
+            {},
+        ),
+        EVERYTHING,
+    )
+    assert worker_of(manifest)["replicas"] == 2
+    assert manifest["spec"]["nprocPerNode"] == "2"
+    assert {"name": "OMP_NUM_THREADS", "value": "4"} in container_of(manifest)["env"]
+    assert container_of(manifest)["resources"]["limits"]["nvidia.com/gpu"] == "2"
+
+
+def test_workers_that_no_number_of_pods_holds_are_refused(task):
+    with pytest.raises(UserError, match="a multiple of processes_per_pod, got 4 and 3"):
+        render_pytorchjob(task(workers=4), ClusterConfig(processes_per_pod=3))
+
+
+def test_labels_are_the_same_on_job_and_pods_and_name_run_and_step(task):
+    manifest = render_pytorchjob(task("detect", "2026-11-26"), ClusterConfig())
+    labels = manifest["metadata"]["labels"]
+    assert worker_of(manifest)["template"]["metadata"]["labels"] == labels
+    assert labels["sightline.dev/run-id"] == "2026-11-26"
+    assert labels["sightline.dev/step"] == labels["app.kubernetes.io/component"] == "detect"
+
+
+@pytest.mark.parametrize("run", ["first", "A.b_c", "9", "x" * 100, "._.", "Änderung"])
+@pytest.mark.parametrize("step", ["pretrain", "finetune", "detect"])
+def test_names_and_labels_are_those_kubernetes_takes(task, run, step):
+    manifest = render_pytorchjob(task(step, run), ClusterConfig())
+    name = manifest["metadata"]["name"]
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
+    assert len(f"{name}-worker-99") <= 63
+    label = manifest["metadata"]["labels"]["sightline.dev/run-id"]
+    assert re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?", label)
+    assert len(label) <= 63
+
+
+def test_name_is_that_of_the_place_of_the_results(task):
+    assert job_name(task(run="a", epochs=1)) == job_name(task(run="a", epochs=2))
+    assert job_name(task(run="a")) != job_name(task(run="b"))
+    assert job_name(task(run="x" * 50 + "1")) != job_name(task(run="x" * 50 + "2"))
+
+
+def test_another_setting_is_another_job_and_said_in_words(task):
+    one = render_pytorchjob(task(epochs=1), ClusterConfig())
+    two = render_pytorchjob(task(epochs=2), ClusterConfig(memory="4Gi"))
+    assert spec_hash(one) != spec_hash(two)
+    assert spec_hash(one) == spec_hash(render_pytorchjob(task(epochs=1), ClusterConfig()))
+    assert differences(one, two) == ["epochs 1 there, 2 here", "memory 8Gi there, 4Gi here"]
+
+
+def test_what_only_the_launcher_does_changes_no_job(task):
+    patient = ClusterConfig(restarts=99, startup_seconds=1, api_minutes=1, cancel_on_sigterm=False)
+    assert spec_hash(render_pytorchjob(task(), patient)) == spec_hash(
+        render_pytorchjob(task(), ClusterConfig())
+    )
+
+
+def test_images_are_those_of_the_step_and_its_encoder(task):
+    assert container_of(render_pytorchjob(task("finetune"), ClusterConfig()))["image"] == TRAIN
+    assert container_of(render_pytorchjob(task("detect"), ClusterConfig()))["image"] == DETECT
+    yolo = task(encoder="yolo12n")
+    assert container_of(render_pytorchjob(yolo, ClusterConfig()))["image"] == DETECT
+    own = ClusterConfig(train_image="a:1", detect_image="b:2")
+    assert container_of(render_pytorchjob(task(), own))["image"] == "a:1"
+    assert container_of(render_pytorchjob(task("detect"), own))["image"] == "b:2"
+
+
+def test_step_without_data_takes_one_pod_of_the_smaller_image_to_say_so():
+    for step in ("pretrain", "detect"):
+        uris = {"dataset_uri": "", "out_uri": f"s3://b/runs/r/{step}"}
+        settings = {"workers": 4} if step == "pretrain" else {}
+        uris |= {} if step == "pretrain" else {"encoder_uri": "s3://b/runs/r/pretrain"}
+        manifest = render_pytorchjob(make_task(step, uris, settings, {}), ClusterConfig())
+        assert worker_of(manifest)["replicas"] == 1
+        assert "elasticPolicy" not in manifest["spec"]
+        assert container_of(manifest)["image"] == TRAIN
+        command = COMMANDS[step]
+        flags = container_of(manifest)["args"][1:]
+        told, _, _ = parse_step(step, "", command.uris_class, command.config_class, flags)
+        assert told.dataset_uri == ""
+
+
+def test_store_is_reached_as_pods_reach_it_and_keys_come_from_a_secret(task):
+    here = task(storage={"s3_endpoint_url": "http://127.0.0.1:9000", "s3_retries": 5})
+    there = container_of(render_pytorchjob(here, ClusterConfig(s3_endpoint_url="http://s3:9000")))
+    env = {entry["name"]: entry["value"] for entry in there["env"]}
+    assert env["SIGHTLINE_S3_ENDPOINT_URL"] == "http://s3:9000"
+    assert env["SIGHTLINE_S3_RETRIES"] == "5"
+    assert there["envFrom"] == [{"secretRef": {"name": "sightline-s3"}}]
+    assert "envFrom" not in container_of(render_pytorchjob(here, ClusterConfig(s3_secret="")))
+
+
+def test_where_a_job_may_run_is_rendered_as_kubernetes_writes_it(task):
+    pod = pod_of(render_pytorchjob(task(workers=2), EVERYTHING))
+    assert pod["nodeSelector"] == {"gpu": "a100", "zone": ""}
+    assert pod["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "team", "operator": "Equal", "value": "vision"},
+        {"key": "spot", "operator": "Exists"},
+    ]
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+
+
+def test_queue_is_kueues_label_on_the_job_alone(task):
+    manifest = render_pytorchjob(task(workers=2), EVERYTHING)
+    assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "vision"
+    assert "kueue.x-k8s.io/queue-name" not in worker_of(manifest)["template"]["metadata"]["labels"]
+
+
+def test_rendering_changes_nothing_that_it_was_given(task):
+    given, config = task(workers=2), EVERYTHING
+    before = copy.deepcopy((given, config))
+    render_pytorchjob(given, config)
+    assert (given, config) == before
+
+
+def test_folder_that_no_pod_sees_is_refused():
+    uris = {"dataset_uri": "/home/me/data", "out_uri": "s3://b/runs/r/pretrain"}
+    with pytest.raises(UserError, match=r"s3://… only, got dataset_uri /home/me/data"):
+        make_task("pretrain", uris, {}, {})
+
+
+def test_wrong_settings_are_refused_before_a_cluster_is_asked():
+    with pytest.raises(SettingsError, match="cpus is unknown, did you mean cpu"):
+        ClusterConfig.from_values({"cpus": 1})
+    for name, value in {
+        "memory": "8 gigs",
+        "node_selector": "gpu",
+        "tolerations": "a:Never",
+    }.items():
+        with pytest.raises(SettingsError, match=name):
+            ClusterConfig.from_values({name: value})
+
+
+def test_lists_may_be_given_as_text():
+    config = ClusterConfig.from_values({"node_selector": "a=b,c=d", "tolerations": "x:NoExecute y"})
+    assert config.node_selector == ("a=b", "c=d")
+    assert config.tolerations == ("x:NoExecute", "y")
