@@ -3,7 +3,6 @@ import json
 import pytest
 from kfp import dsl
 
-from sightline import pipeline_step
 from sightline.pipeline_step import FinishedStep, run_folder, run_pipeline_step
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import StorageConfig
@@ -94,46 +93,46 @@ def test_step_without_data_is_skipped_through_the_pipelines_door(tmp_path):
     assert "skipped" in step.metrics
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Note the storage settings that hold when a step starts; the container has its own."""
-    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT_URL", "http://minio:9000")
-    monkeypatch.setenv("SIGHTLINE_S3_RETRIES", "3")
-    found = []
+class AskedStep(list):
+    """Does a step's work: it notes the storage settings that hold when it starts."""
 
-    def run_step(*given, **more):
-        found.append(StorageConfig.from_environment())
+    def __call__(self, *given, **more):
+        self.append(StorageConfig.from_environment())
         return {}
 
-    monkeypatch.setattr(pipeline_step, "run_step", run_step)
-    return found
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Return a step in a container that has storage settings of its own."""
+    monkeypatch.setenv("SIGHTLINE_S3_ENDPOINT_URL", "http://minio:9000")
+    monkeypatch.setenv("SIGHTLINE_S3_RETRIES", "3")
+    return AskedStep()
 
 
 def test_storage_settings_of_the_pipeline_hold_before_the_step_runs(asked):
-    run_pipeline_step("pretrain", "out", {}, {}, {}, {"s3_retries": 4.0})
+    run_pipeline_step("pretrain", "out", {}, {}, {}, {"s3_retries": 4.0}, asked)
     assert asked[0].s3_retries == 4
 
 
 def test_storage_settings_at_their_defaults_leave_those_of_the_container(asked):
-    run_pipeline_step("pretrain", "out", {}, {}, {}, StorageConfig.defaults())
+    run_pipeline_step("pretrain", "out", {}, {}, {}, StorageConfig.defaults(), asked)
     assert asked[0].s3_endpoint_url == "http://minio:9000"
     assert asked[0].s3_retries == 3
 
 
 def test_refused_storage_setting_ends_with_2_before_the_step_runs(asked, capsys):
     with pytest.raises(SystemExit, match="2"):
-        run_pipeline_step("pretrain", "out", {}, {}, {}, {"s3_retry": 4})
+        run_pipeline_step("pretrain", "out", {}, {}, {}, {"s3_retry": 4}, asked)
     assert "s3_retry is unknown, did you mean s3_retries?" in capsys.readouterr().err
     assert not asked
 
 
-def test_store_that_gives_no_answer_ends_with_1_and_one_line(monkeypatch, capsys):
-    def run_step(*given, **more):
+def test_store_that_gives_no_answer_ends_with_1_and_one_line(capsys):
+    def work(*given, **more):
         raise StorageUnavailableError("s3://bucket: no answer in 180 s")
 
-    monkeypatch.setattr(pipeline_step, "run_step", run_step)
     with pytest.raises(SystemExit, match="1"):
-        run_pipeline_step("pretrain", "out", {}, {}, {}, {})
+        run_pipeline_step("pretrain", "out", {}, {}, {}, {}, work)
     assert capsys.readouterr().err == (
         "sightline pretrain: try later: s3://bucket: no answer in 180 s\n"
     )
