@@ -49,7 +49,7 @@ class PretrainConfig(StepConfig):
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     """Side of a view in pixels."""
 
-    augmentation: Literal["fast", "exact"] = "fast"
+    augmentation: Literal["fast", "exact"] = "exact"
     """What draws the views: fast is our own on OpenCV (on a GPU, colours and blur are computed
     there), exact is torchvision, many times slower. They have the same distributions and other
     draws; fast turns hue in YIQ instead of HSV, which gray images do not notice."""
