@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"setup: Python 3.11 or later is needed, got {sys.version.split()[0]}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install $(QUIET) -c constraints.txt -e ".[detect,dicom,pipelines,cluster,dev]"
-	$(RUN) -m pip install $(QUIET) -c constraints.txt --no-deps $(NO_DISPLAY)
+	$(RUN) -m pip install $(QUIET) -c constraints.txt --no-deps --force-reinstall $(NO_DISPLAY)
 	touch $@
 
 demo: $(READY) ## Draw a data set and run the whole pipeline on it (under 5 minutes on 2 cores)
