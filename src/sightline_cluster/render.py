@@ -210,6 +210,7 @@ def _container(task: Task, config: ClusterConfig) -> Manifest:
         "terminationMessagePath": MESSAGE_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
+            # Volumes of the pod's own, which nobody else can write to.
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
             {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
         ],

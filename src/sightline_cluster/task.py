@@ -28,6 +28,7 @@ class Task:
     @property
     def out_uri(self) -> str:
         """The folder that receives the step's results."""
+        # Every class of addresses has this field, but their base declares none.
         return str(self.uris.out_uri)  # type: ignore[attr-defined]
 
     @property
@@ -41,6 +42,7 @@ class Task:
     @property
     def has_data(self) -> bool:
         """Whether there is anything to do; else the step publishes that it was skipped."""
+        # The steps that run as jobs have it, and no others come here.
         return bool(self.uris.dataset_uri)  # type: ignore[attr-defined]
 
     @property

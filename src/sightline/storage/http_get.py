@@ -25,7 +25,7 @@ from sightline.storage.retries import Clock, PassingError
 _READ_BYTES = 2**18
 _MAX_HEAD_BYTES = 2**16
 _MAX_LINE_BYTES = 1024
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class DirectOrigin:
 
     def __init__(self, url: str, host: str, connections: int, tls: ssl.SSLContext | None) -> None:
         parts = urlsplit(url)
-        self._address = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
+        self._address = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         self._tls = tls
         self._host = host
         self._idle: deque[_Connection] = deque()

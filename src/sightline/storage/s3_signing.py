@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from sightline.storage.http_get import DEFAULT_PORTS
+
 _NO_BODY = hashlib.sha256(b"").hexdigest()
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Credentials(Protocol):
@@ -85,5 +86,5 @@ def host_header(url: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
-    is_named = parts.port in (None, _DEFAULT_PORTS.get(parts.scheme))
+    is_named = parts.port in (None, DEFAULT_PORTS.get(parts.scheme))
     return host if is_named else f"{host}:{parts.port}"
