@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import os
 import random
@@ -91,16 +92,14 @@ def _logs(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def uninterrupted(labelled_dataset, tmp_path_factory):
-    """Return `result(workers)`: what a run that nothing disturbs leaves; each is made once."""
-    made = {}
+    """Return `result(workers, **settings)`: what a run that nothing disturbs leaves, made once."""
 
-    def result(workers):
-        if workers not in made:
-            folder = tmp_path_factory.mktemp("uninterrupted")
-            os.environ["PYTEST_LOGS"] = str(folder)
-            Run(labelled_dataset, folder / "out", workers).wait()
-            made[workers] = result_of(folder / "out")
-        return made[workers]
+    @functools.cache
+    def result(workers, **settings):
+        folder = tmp_path_factory.mktemp("uninterrupted")
+        os.environ["PYTEST_LOGS"] = str(folder)
+        Run(labelled_dataset, folder / "out", workers, **settings).wait()
+        return result_of(folder / "out")
 
     return result
 
@@ -119,19 +118,21 @@ def require_nothing_left(out):
     assert not [key for key in keys if key.startswith("checkpoints")]
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_killed_rank_costs_a_restart_and_changes_no_bit(
-    seed, labelled_dataset, tmp_path, uninterrupted
+def test_five_killed_ranks_cost_five_restarts_and_change_no_bit(
+    labelled_dataset, tmp_path, uninterrupted
 ):
     expected = uninterrupted(2)
-    draw = random.Random(seed)
-    run = Run(labelled_dataset, tmp_path / "out", workers=2)
-    run.wait_for(f"epoch {draw.randint(2, EPOCHS - 2)}/")
-    time.sleep(draw.uniform(0, 0.3))
-    os.kill(draw.choice(sorted(run.workers())), signal.SIGKILL)
+    draw = random.Random(0)
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, restarts=5)
+    for kills in range(5):
+        # Wherever the last kill put it back to, it is training anew when this comes.
+        run.wait_for("going on from checkpoint step-", times=kills)
+        run.wait_for(f"epoch {kills + 2}/")
+        time.sleep(draw.uniform(0, 0.3))
+        os.kill(draw.choice(sorted(run.workers())), signal.SIGKILL)
+        run.wait_for(f"was killed or did not answer; starting all again ({4 - kills} restart")
     run.wait()
-    assert "was killed or did not answer; starting all again (2 restarts left" in run.told
-    assert "going on from checkpoint step-" in run.told
+    assert run.told.count("going on from checkpoint step-") == 5
     assert result_of(tmp_path / "out") == expected
     require_nothing_left(tmp_path / "out")
 
@@ -148,6 +149,15 @@ def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(
     assert "epoch 1/" not in second.told
     assert result_of(out) == expected
     require_nothing_left(out)
+
+
+def test_batches_in_passes_go_on_with_the_same_bits(labelled_dataset, tmp_path, uninterrupted):
+    passes = {"lanes": 2, "images_per_pass": 4}
+    expected = uninterrupted(2, **passes)
+    Run(labelled_dataset, tmp_path / "out", workers=2, **passes).wait_for("epoch 3/").kill_all()
+    again = Run(labelled_dataset, tmp_path / "out", workers=2, **passes).wait()
+    assert "going on from checkpoint step-" in again.told
+    assert result_of(tmp_path / "out") == expected
 
 
 @pytest.mark.parametrize(("workers", "busy"), [(1, False), (2, False), (2, True)])

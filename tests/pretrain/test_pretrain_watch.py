@@ -24,6 +24,7 @@ from sightline.pretrain.train import pretrain_from
 from sightline.scoring.neighbours import knn_predict
 from sightline.storage import fetch_artifacts
 from sightline.telemetry.exporter import Exporter
+from sightline.training.recovery import recovery_of
 
 
 def test_spread_is_1_in_all_directions_and_0_at_a_point():
@@ -59,11 +60,8 @@ def test_every_epoch_tells_spread_rank_and_waiting(noise_images, tiny_config, ca
     assert f"std {record.embedding_std:.2f}  rank {record.effective_rank:.0f}" in told
 
 
-def test_a_log_gets_every_number_of_a_step_on_one_line(
-    noise_images, tiny_config, monkeypatch, capsys
-):
-    monkeypatch.setattr("sightline.telemetry.progress._LOG_SECONDS", 0)
-    pretrain(noise_images, tiny_config)
+def test_a_log_gets_every_number_of_a_step_on_one_line(noise_images, tiny_settings, capsys):
+    pretrain(noise_images, PretrainConfig.from_values({**tiny_settings, "log_steps": 1}))
     lines = capsys.readouterr().err.splitlines()
     number = r"[0-9.]+"
     line = (
@@ -79,6 +77,22 @@ def test_projections_that_have_collapsed_stop_the_training_in_words(tiny_setting
     config = PretrainConfig.from_values({**tiny_settings, "epochs": 5})
     with pytest.raises(UserError, match=r"have collapsed: after epoch 3 .* raise warmup_epochs"):
         pretrain(black, config)
+
+
+def test_a_state_whose_projections_have_collapsed_is_never_saved(
+    noise_images, tiny_settings, tmp_path, capsys
+):
+    black = [np.zeros((36, 40, 3), dtype=np.uint8) for _ in range(16)]
+    config = PretrainConfig.from_values({**tiny_settings, "epochs": 4})
+    with recovery_of(str(tmp_path), "pretrain", {}, {}, every_seconds=0) as recovery:
+        with pytest.raises(UserError, match="have collapsed"):
+            pretrain_from(ArrayStream(black, None, batch_size=8, seed=0, lanes=8), config, recovery)
+        recovery.finish()
+        assert recovery.checkpoints.are_none
+        assert "step 1 is not saved: it maps all images" in capsys.readouterr().out
+        source = ArrayStream(noise_images, None, batch_size=8, seed=0, lanes=8)
+        pretrain_from(source, config, recovery)
+        assert not recovery.checkpoints.are_none
 
 
 def read_events(folder):

@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import random
 import resource
@@ -275,6 +276,26 @@ def test_a_store_that_is_away_costs_this_checkpoint_and_training_goes_on(
     require_latest(f"{s3_bucket}/run", 3)
 
 
+def test_an_old_one_that_cannot_be_deleted_is_told_and_the_new_one_is_saved(
+    tmp_path, monkeypatch, capsys
+):
+    checkpoints = save_all(str(tmp_path), [1, 2, 3])
+
+    def refuse(key):
+        raise StorageUnavailableError(f"no answer for {key}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._storage, "delete", refuse)
+        checkpoints.save(state_of(4), 4, wait=True)
+    assert checkpoints.failures == 0
+    told = capsys.readouterr().err
+    assert "step-000000000001" in told
+    assert "was not deleted: no answer for" in told
+    require_latest(str(tmp_path), 4)
+    checkpoints_at(str(tmp_path), "two").take_over()
+    assert len(keys_of(str(tmp_path))) == 1 + 2 * 3
+
+
 def test_bytes_altered_on_their_way_are_asked_for_again(faults, s3_bucket, capsys):
     uri = f"{s3_bucket}/run"
     checkpoints = save_all(uri, [])
@@ -288,10 +309,19 @@ def test_bytes_altered_on_their_way_are_asked_for_again(faults, s3_bucket, capsy
 
 
 SAVER = """
-import itertools, sys, torch
+import itertools, os, sys, torch
 from sightline.storage import open_storage
 from sightline.training.checkpoint import Checkpoints
-checkpoints = Checkpoints(open_storage(sys.argv[1]), "pretrain", sys.argv[2])
+for number in sys.stdin:  # one process that imports torch, many that save and are killed
+    child = os.fork()
+    if child == 0:
+        break
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
+else:
+    sys.exit()
+checkpoints = Checkpoints(open_storage(sys.argv[1]), "pretrain", f"owner {number}")
 checkpoints.take_over()
 latest = checkpoints.latest()
 start = latest.state["step"] if latest else 0
@@ -306,19 +336,29 @@ for step in itertools.count(start + 1):
 def test_killed_at_any_moment_the_latest_is_whole_and_of_one_step(tmp_path):
     draw = random.Random(0)
     before = 0
-    for kill in range(12):
-        command = [sys.executable, "-c", SAVER, str(tmp_path), f"owner {kill}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
+    command = [sys.executable, "-c", SAVER, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        for kill in range(50):
+            print(kill, file=process.stdin, flush=True)
+            told = {process.stdout.readline() for _ in range(2)}
+            child = int((told - {"saving\n"}).pop())
             time.sleep(draw.uniform(0, 0.1))
-            process.send_signal(signal.SIGKILL)
-        checkpoints = checkpoints_at(str(tmp_path), identity={})
-        latest = checkpoints.latest()
-        assert checkpoints.fallbacks == 0
-        if latest is not None:
-            step = latest.state["step"]
-            assert step >= before
-            before = step
-            assert torch.equal(latest.state["weights"], torch.full((500, 1000), float(step)))
-            assert torch.equal(latest.state["more"], torch.full((500, 1000), float(step + 1)))
-    assert before > 5
+            os.kill(child, signal.SIGKILL)
+            assert process.stdout.readline() == "ended\n"
+            before = require_whole(str(tmp_path), before)
+    assert before > 25
+
+
+def require_whole(uri, before):
+    """Return the step of the latest checkpoint, which is at least the one before."""
+    checkpoints = checkpoints_at(uri, identity={})
+    latest = checkpoints.latest()
+    assert checkpoints.fallbacks == 0
+    if latest is None:
+        return before
+    step = latest.state["step"]
+    assert step >= before
+    assert torch.equal(latest.state["weights"], torch.full((500, 1000), float(step)))
+    assert torch.equal(latest.state["more"], torch.full((500, 1000), float(step + 1)))
+    return step

@@ -202,6 +202,10 @@ class PretrainConfig(StepConfig):
     """How often all workers are started again, from the last checkpoint, after one of several was
     killed or did not answer."""
 
+    log_steps: Annotated[int, Field(ge=0)] = 0
+    """Where there is no terminal, a line is printed after every so many steps; 0: after the first
+    step that ends 10 s or more after the last line."""
+
     tensorboard_dir: str = ""
     """Local folder that receives TensorBoard's event files while training runs; empty: none. The
     result has them in any case."""
@@ -215,6 +219,7 @@ class PretrainConfig(StepConfig):
             "checkpoint_minutes",
             "knn_epochs",
             "loader_processes",
+            "log_steps",
             "restarts",
             "stall_minutes",
             "tensorboard_dir",

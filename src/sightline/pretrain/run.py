@@ -85,9 +85,9 @@ def _run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
                 weights, identity["initial_weights"] = stack.enter_context(
                     local_weights(uris.initial_weights_uri, config.initial_weights_sha256)
                 )
-            recovery = stack.enter_context(_recovery(identity, uris, config, exporter))
             if distributed.is_main():
                 stack.enter_context(exporter.serving())
+            recovery = stack.enter_context(_recovery(identity, uris, config, exporter))
             # Asked again: while we waited for the claim, its holder may have finished.
             finished = distributed.from_main(lambda: _read_finished(uris, config))
             if finished is not None:

@@ -32,7 +32,7 @@ from sightline.training import distributed
 from sightline.training.batch_norm import synchronise_batch_norms
 from sightline.training.devices import autocast, pick_device
 from sightline.training.optimizers import build_optimizer
-from sightline.training.recovery import Recovery
+from sightline.training.recovery import Recovery, UnfitStateError
 from sightline.training.schedules import cosine_learning_rate
 
 _COLLAPSED_STD = 0.02
@@ -225,8 +225,12 @@ class _Training:
 
         Raises:
             UserError: If a weight or a running statistic is not finite: nobody may go on from it.
+            UnfitStateError: If this process's projections of the last step have collapsed. That
+                may pass in the first epochs; until then nobody should go on from it either.
         """
         self._require_finite_state()
+        if self._have_collapsed(embedding_std(self._projections), self._step_losses[-1]):
+            raise UnfitStateError("maps all images of its batch to one point")
         return {
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -377,9 +381,12 @@ class _Training:
                     "out_uri; the checkpoints before it are kept"
                 )
 
+    def _have_collapsed(self, std: float, loss: float) -> bool:
+        return std < _COLLAPSED_STD and loss > 0.98 * self._chance_sum / self.global_step
+
     def _require_spread(self, record: EpochRecord) -> None:
         chance = self._chance_sum / self.global_step
-        collapsed = record.embedding_std < _COLLAPSED_STD and record.loss > 0.98 * chance
+        collapsed = self._have_collapsed(record.embedding_std, record.loss)
         if collapsed and record.epoch >= _EPOCHS_BEFORE_COLLAPSE:
             raise UserError(
                 f"the projections have collapsed: after epoch {record.epoch} they all point the "

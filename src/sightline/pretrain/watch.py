@@ -173,6 +173,7 @@ class TrainingWatch:
             spent / self._epoch_steps * (self._steps_per_epoch - record.step),
             f"loss {record.loss:.3f}, lr {record.learning_rate:.2e}, {speed:.0f} images/s, "
             f"{self._waited / spent:.0%} waiting, {self._spread_of(record.projections)}",
+            self._config.log_steps,
         )
 
     def _spread_of(self, projections: Tensor) -> str:

@@ -70,7 +70,9 @@ def _show(label: str, done: int, total: int | None, seconds: float, on_terminal:
 _last_line: float | None = None
 
 
-def show_step(label: str, step: int, steps: int, seconds_left: float, details: str) -> None:
+def show_step(
+    label: str, step: int, steps: int, seconds_left: float, details: str, log_steps: int = 0
+) -> None:
     """Show how far a training is: a moving line on a terminal, a plain line now and then in a log.
 
     Args:
@@ -79,6 +81,8 @@ def show_step(label: str, step: int, steps: int, seconds_left: float, details: s
         steps: Steps there are.
         seconds_left: How long the rest will take.
         details: The numbers of this step, as they are shown.
+        log_steps: After how many steps a log gets a line; 0: after those that end 10 s after the
+            last line or later.
     """
     global _last_line
     on_terminal = sys.stderr.isatty()
@@ -86,9 +90,11 @@ def show_step(label: str, step: int, steps: int, seconds_left: float, details: s
     last_step = step == steps
     if _last_line is None:
         _last_line = now
-    if now - _last_line < (0.2 if on_terminal else _LOG_SECONDS) and not (
-        on_terminal and last_step
-    ):
+    if log_steps and not on_terminal:
+        due = step % log_steps == 0
+    else:
+        due = now - _last_line >= (0.2 if on_terminal else _LOG_SECONDS)
+    if not due and not (on_terminal and last_step):
         return
     _last_line = now
     # What a narrow terminal cuts off are the last details.

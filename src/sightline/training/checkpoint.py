@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sightline.config import UserError
-from sightline.storage import NotFoundError, Storage, join_uri
+from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
 from sightline.storage.artifacts import sha256_of
 from sightline.storage.verified import AlteredError, read_verified
 from sightline.telemetry.exporter import Exporter
@@ -270,9 +270,18 @@ class Checkpoints:
         self._move_pointer(kept[:KEPT])
         self._exporter.set(CHECKPOINT_SAVED_AT, time.time(), self._step)
         for dropped in kept[KEPT:]:
+            self._delete(dropped)
+
+    def _delete(self, name: str) -> None:
+        try:
             # The manifest first: a checkpoint without one is never taken for whole.
             for part in (_MANIFEST, _STATE):
-                self._storage.delete(dropped + part)
+                self._storage.delete(name + part)
+        except (StorageUnavailableError, UserError) as error:
+            self._warn(
+                f"the old checkpoint {self._shown(name)} was not deleted: {error}; the next "
+                "process that takes this run over does it"
+            )
 
     def _move_pointer(self, kept: list[str]) -> None:
         content = _to_json(

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,16 @@ class RunClaim:
         """Whether another process has taken the run over, because we were silent too long."""
         return self._lost.is_set()
 
-    def take(self) -> None:
+    def take(self, still_waiting: Callable[[], None] = lambda: None) -> None:
         """Take the claim, and keep it until `give_back`.
+
+        Args:
+            still_waiting: Called now and then while another's claim is watched.
 
         Raises:
             AlreadyRunningError: If another process holds it and lives.
         """
-        while not self._try_to_take():
+        while not self._try_to_take(still_waiting):
             pass
         self._thread.start()
 
@@ -83,18 +87,20 @@ class RunClaim:
         except (StorageUnavailableError, UserError):
             return False  # the next one waits until it has been silent for long enough
 
-    def _try_to_take(self) -> bool:
+    def _try_to_take(self, still_waiting: Callable[[], None]) -> bool:
         found = self._read()
         held = _parse(found)
         if held.get("owner") and not _has_died_here(held):
-            self._wait_for_silence(found, held)
+            self._wait_for_silence(found, held, still_waiting)
         content = self._describe()
         if not self._storage.write_if_unchanged(self._key, content, found):
             return False
         self._content = content
         return True
 
-    def _wait_for_silence(self, found: bytes | None, held: dict[str, Any]) -> None:
+    def _wait_for_silence(
+        self, found: bytes | None, held: dict[str, Any], still_waiting: Callable[[], None]
+    ) -> None:
         holder = f"process {held.get('pid', '?')} on {held.get('host', '?')}"
         announce(
             self._step,
@@ -103,6 +109,7 @@ class RunClaim:
         )
         for _ in range(_POLLS):
             self._clock.sleep(self._silent_seconds / _POLLS)
+            still_waiting()
             now = self._read()
             if now == found:
                 continue

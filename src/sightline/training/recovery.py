@@ -20,6 +20,10 @@ from sightline.training.preemption import AlreadyRunningError, PreemptedError, n
 _CLAIM = "claim.json"
 
 
+class UnfitStateError(Exception):
+    """The state is one that nobody should go on from; the text says why, to be read after "it"."""
+
+
 class Recovery:
     """What a training loop asks: where to start, when to save, whether to stop."""
 
@@ -63,8 +67,15 @@ class Recovery:
     ) -> None:
         """Save if it is time to, and stop if any process was asked to; all stop at the same step.
 
+        Args:
+            state: Returns what a checkpoint holds, or raises UnfitStateError: then the
+                checkpoint before stays the latest.
+            global_step: Steps that are done.
+            epoch_ends: Whether an epoch ends with this step.
+
         Raises:
-            PreemptedError: After a SIGTERM to any of the processes; the state is saved.
+            PreemptedError: After a SIGTERM to any of the processes; the state is saved, if it is
+                fit to be.
             AlreadyRunningError: If another process has taken the run over.
             StorageUnavailableError: After a SIGTERM, if the state could not be saved.
         """
@@ -73,10 +84,14 @@ class Recovery:
         if lost:
             raise AlreadyRunningError("another process has taken this run over, so this one stops")
         if asked:
-            distributed.from_main(lambda: self._save(state, global_step, wait=True))
+            saved = distributed.from_main(lambda: self._save(state, global_step, wait=True))
+            where = (
+                "which is saved: the same command goes on from there"
+                if saved
+                else "which is not saved: the same command goes on from the checkpoint before"
+            )
             raise PreemptedError(
-                f"asked to end, so training stopped after step {global_step}, which is saved: the "
-                "same command goes on from there"
+                f"asked to end, so training stopped after step {global_step}, {where}"
             )
         due = time.monotonic() - self._saved_at >= self._every_seconds
         if distributed.is_main() and (due or (epoch_ends and not self.checkpoints.is_saving)):
@@ -95,12 +110,16 @@ class Recovery:
 
     def _save(
         self, state: Callable[[], Mapping[str, Any]], global_step: int, *, wait: bool
-    ) -> None:
+    ) -> bool:
+        self._saved_at = time.monotonic()
         try:
             self.checkpoints.save(state(), global_step, wait)
+        except UnfitStateError as error:
+            announce(self._step, f"step {global_step} is not saved: it {error}")
+            return False
         except LostRunError as error:
             raise AlreadyRunningError(str(error)) from None
-        self._saved_at = time.monotonic()
+        return True
 
     def _find_latest(self) -> str | None:
         latest = self.checkpoints.latest()
@@ -135,7 +154,7 @@ def recovery_of(
     """
     storage = open_storage(uri)
     claim = RunClaim(storage, _CLAIM, step) if distributed.is_main() else None
-    distributed.from_main(claim.take if claim else _nothing)
+    _take(claim)
     exporter = exporter or Exporter()
     checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, uris, exporter)
     try:
@@ -151,5 +170,16 @@ def recovery_of(
             storage.clear()
 
 
-def _nothing() -> None:
-    """Stand for what only rank 0 does."""
+def _take(claim: RunClaim | None) -> None:
+    """Take the claim in rank 0; the others learn meanwhile that it has not stopped."""
+
+    def take() -> None:
+        try:
+            if claim is not None:
+                claim.take(distributed.still_at_work)
+        finally:
+            distributed.wait_for_main()
+
+    if claim is None:
+        distributed.wait_for_main()
+    distributed.from_main(take)
