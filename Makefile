@@ -41,8 +41,9 @@ demo: $(READY) ## Draw a data set and run the whole pipeline on it (under 5 minu
 	$(RUN) -m pipelines run --preset demo --out $(DEMO) \
 	  --images $(DEMO)/data/images --labels $(DEMO)/data/labels --boxes $(DEMO)/data/boxes --table $(DEMO)/data/table.csv
 
-test: $(READY) ## Run every test
-	$(RUN) -m pytest
+# A file's tests stay in one process, and each process computes on one core.
+test: $(READY) ## Run every test, on all cores
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 check: $(READY) ## Check formatting, style, types and the direction of imports
 	$(RUN) -m ruff format --check .

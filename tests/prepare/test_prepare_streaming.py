@@ -69,6 +69,12 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.fixture(autouse=True)
+def _own_scratch(tmp_path_factory, monkeypatch):
+    # What other runs on this machine have left there is told, and removed, by the next one.
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("scratch")))
+
+
 def run_twins(uris, together):
     """Run the step in two processes that begin before either ends, and return how they ended."""
     arguments = [sys.executable, "-c", TWIN, *command(uris)]
