@@ -20,7 +20,7 @@ NO_DISPLAY := opencv-python-headless
 
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help setup demo test check pipelines docs images deploy-dev test-cluster constraints clean
+.PHONY: help setup demo test check pipelines docs images test-images deploy-dev test-cluster constraints clean
 
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,9 +60,12 @@ images: ## Build the container images train, detect and launch, and print their 
 	for image in $(IMAGES); do \
 	  DOCKER_BUILDKIT=1 $(DOCKER) build --quiet $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
 	    --build-arg REVISION=$$(git rev-parse HEAD 2> /dev/null || echo unknown) \
-	    --file images/$$image/Dockerfile --tag sightline/$$image-python:$(VERSION) . > /dev/null || exit 1; \
+	    --file images/Dockerfile --target $$image --tag sightline/$$image-python:$(VERSION) . > /dev/null || exit 1; \
 	  $(DOCKER) image inspect --format "{{index .RepoTags 0}}  {{.Size}} bytes" sightline/$$image-python:$(VERSION); \
 	done
+
+test-images: $(READY) ## Check the built images: user, contents, a read-only root
+	DOCKER=$(DOCKER) $(RUN) -m pytest tests/built_images
 
 deploy-dev: ## Apply k8s/overlays/dev to the cluster of the current KUBECONFIG
 	kubectl apply -k k8s/overlays/dev
