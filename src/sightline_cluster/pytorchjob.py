@@ -30,6 +30,7 @@ from sightline_cluster.logs import PodLog, print_line
 from sightline_cluster.obstacles import Prospect, condition, find_obstacles
 from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
 from sightline_cluster.render import (
+    OUT_ANNOTATION,
     PLURAL,
     RESTARTS_ANNOTATION,
     SPEC_ANNOTATION,
@@ -139,6 +140,9 @@ class PyTorchJobBackend:
         self._api.pods(self._name)
         if found is None:
             self._refuse_what_no_quota_allows()
+            # Not our pod itself: another one takes over where it is killed, while the job goes on.
+            if owner := self._api.owner():
+                self._manifest["metadata"]["ownerReferences"] = [owner]
         return found
 
     def _create(self) -> bool:
@@ -422,18 +426,42 @@ def _number(quantity: str) -> Fraction:
     return Fraction(parse_quantity(quantity))
 
 
-def reap(api: Api, selector: str, wait_seconds: float = 120) -> list[str]:
-    """Delete the jobs whose labels match, and wait until they are gone; return their names.
+def reap(
+    api: Api,
+    selector: str,
+    below: str = "",
+    only_running: bool = False,
+    wait_seconds: float = 120,
+) -> list[str]:
+    """Delete jobs, and wait until they and their pods are gone; return their names.
 
     Idempotent: nothing to delete is no error.
+
+    Args:
+        api: The cluster.
+        selector: What their labels say.
+        below: Only jobs whose results go below this address, since two runs may share a name.
+        only_running: Leave finished jobs for inspection.
+        wait_seconds: How long pods may take to end.
+
+    Raises:
+        JobFailedError: If any is still there after that.
     """
-    names = [job["metadata"]["name"] for job in api.jobs(selector)]
+
+    def found() -> list[str]:
+        return [
+            job["metadata"]["name"]
+            for job in api.jobs(selector)
+            if job["metadata"].get("annotations", {}).get(OUT_ANNOTATION, "").startswith(below)
+            and not (only_running and (condition(job, "Succeeded") or condition(job, "Failed")))
+        ]
+
+    names = found()
     for name in names:
         api.delete(name, wait_for_pods=True)
     deadline = time.monotonic() + wait_seconds
-    while api.jobs(selector) and time.monotonic() < deadline:
+    while (left := found()) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    if left := api.jobs(selector):
-        found = ", ".join(job["metadata"]["name"] for job in left)
-        raise JobFailedError(f"still there after {wait_seconds:.0f} s: {PLURAL} {found}")
+    if left:
+        raise JobFailedError(f"still there after {wait_seconds:.0f} s: {PLURAL} {', '.join(left)}")
     return names

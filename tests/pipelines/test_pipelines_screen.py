@@ -1,6 +1,7 @@
 import io
+import logging
 
-from pipelines.screen import Screen
+from pipelines.screen import Screen, StepLog
 
 # As kfp 2.17.0 prints it, copied from a run.
 RAW = """\
@@ -40,3 +41,22 @@ def test_complaint_of_a_step_is_left_to_whoever_explains_the_failure():
     screen.write("    prepare: 3 images\n    sightline prepare: no folder x\n")
     assert terminal.getvalue() == "prepare: 3 images\n"
     assert screen.last_lines == ["prepare: 3 images", "sightline prepare: no folder x"]
+
+
+def test_failure_is_explained_by_the_step_although_the_reaper_spoke_last():
+    terminal = io.StringIO()
+    screen = Screen(terminal)
+    log = StepLog(["prepare", "pretrain"], screen)
+
+    def record(level, message):
+        return log.filter(logging.LogRecord("kfp", level, "", 0, message, None, None))
+
+    record(logging.INFO, "Executing task \x1b[96m'pretrain'\x1b[0m")
+    screen.write("    sightline pretrain: the job is gone\n")
+    record(logging.ERROR, "Task \x1b[96m'pretrain'\x1b[0m finished with status FAILURE")
+    record(logging.INFO, "Executing task \x1b[96m'reap'\x1b[0m")
+    screen.write("    reap: deleted sl-pretrain-r\n")
+    record(logging.INFO, "Task \x1b[96m'reap'\x1b[0m finished with status SUCCESS")
+    assert log.step == "pretrain"
+    assert screen.last_lines == ["sightline pretrain: the job is gone"]
+    assert terminal.getvalue().splitlines() == ["", "[1/2] pretrain", "reap: deleted sl-pretrain-r"]
