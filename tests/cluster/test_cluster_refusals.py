@@ -1,7 +1,9 @@
 """What a cluster has against a job, each told soon, in words, with nothing left behind."""
 
 import json
+import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -106,3 +108,21 @@ def test_pod_that_is_not_restricted_is_refused(namespace):
     }
     done = namespace.kubectl("apply", "-f", "-", input=json.dumps(pod), check=False)
     assert 'violates PodSecurity "restricted' in done.stderr
+
+
+def test_cluster_without_the_operator(namespace, bucket, dataset):
+    # A version that no operator serves: the API server answers as it does where none is installed.
+    program = (
+        "import sys; from sightline_cluster import render; render.API_VERSION = 'kubeflow.org/v0'; "
+        "from sightline_cluster.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    flags = ["--dataset-uri", dataset, "--out-uri", f"{bucket}/runs/none/pretrain"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", "pretrain", *flags],
+        env={**os.environ, "KUBECONFIG": str(namespace.kubeconfig("sightline-launcher"))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "install Kubeflow's Training Operator 1.9" in done.stderr

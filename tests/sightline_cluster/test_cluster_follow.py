@@ -249,11 +249,13 @@ def test_launcher_that_was_told_so_leaves_its_job_when_it_ends(api):
     assert len(api.jobs) == 1
 
 
-def test_launcher_whose_parent_dies_deletes_its_job_under_kubeflow_pipelines(api):
-    # KFP's own launcher dies of SIGTERM, and does not hand it on to the step that it started.
+def test_step_whose_launcher_dies_deletes_its_job_under_kubeflow_pipelines(api):
+    # KFP's own launcher dies of SIGTERM, and hands it on neither to the shell that it started nor
+    # to the step behind that.
     program = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    shell = ["sh", "-c", '"$@"\n:\n', "sh"]
     parent = subprocess.Popen(
-        [sys.executable, "-c", program, *RUN, "pretrain", *FLAGS],
+        [sys.executable, "-c", program, *shell, *RUN, "pretrain", *FLAGS],
         env={**os.environ, "KFP_POD_NAME": "run-1-system-container-impl"},
     )
     try:
