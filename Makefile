@@ -9,6 +9,8 @@ BASE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 IMAGES := train detect launch
+# Which tests of a cluster: all, or 'not long'.
+MARKS ?=
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/sightline/__init__.py)
 
 # Scanners, with many packages of their own: make scan keeps them out of the environment.
@@ -83,7 +85,7 @@ deploy-dev: ## Apply k8s/overlays/dev to the cluster of the current KUBECONFIG
 	kubectl apply -k k8s/overlays/dev
 
 test-cluster: $(READY) ## Run the tests that need the cluster of the current KUBECONFIG (docs/cluster.md)
-	$(RUN) -m pytest tests/cluster
+	$(RUN) -m pytest tests/cluster -m "$(MARKS)"
 
 constraints: ## Resolve constraints.txt anew from pyproject.toml
 	rm -rf build/constraints

@@ -5,10 +5,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from sightline.storage import fetch_artifacts
 from sightline_cluster.images import DETECT, TRAIN
 
 
+@pytest.mark.long
 def test_pipeline_trains_on_the_cluster_from_images_to_a_report(namespace, bucket, tmp_path):
     few = ["--patients", "12", "--unlabelled-patients", "4"]
     data = tmp_path / "data"

@@ -45,7 +45,9 @@ def kill_on_node(namespace, pod):
     subprocess.run([*shlex.split(command), container], check=True)
 
 
-@pytest.mark.parametrize("lose", [delete, evict, kill_on_node])
+@pytest.mark.parametrize(
+    "lose", [delete, pytest.param(evict, marks=pytest.mark.long), kill_on_node]
+)
 def test_worker_that_is_lost_comes_back_and_learns_the_same(launch, namespace, undisturbed, lose):
     launcher = launch(epochs=EPOCHS)
     launcher.wait_for("epoch 2/")
