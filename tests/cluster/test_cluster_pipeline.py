@@ -13,7 +13,7 @@ from sightline_cluster.images import DETECT, TRAIN
 
 @pytest.mark.long
 def test_pipeline_trains_on_the_cluster_from_images_to_a_report(namespace, bucket, tmp_path):
-    few = ["--patients", "12", "--unlabelled-patients", "4"]
+    few = ["--patients", "40", "--unlabelled-patients", "4"]
     data = tmp_path / "data"
     subprocess.run(
         [sys.executable, "-m", "sightline", "demo-data", "--out-uri", str(data), *few], check=True
