@@ -30,8 +30,8 @@ class Screen(io.TextIOBase):
         self._inside_executor_input = False
         self.last_lines: list[str] = []
         """The last step's last lines, newest last; what a failure is explained with."""
-        self.is_in_step = True
-        """Whether a step runs, and not what follows the steps whatever their end."""
+        self.keeps_lines = True
+        """Whether lines are kept; not those of what follows a step that has failed."""
 
     def writable(self) -> bool:
         """Say that it can be written to."""
@@ -65,7 +65,7 @@ class Screen(io.TextIOBase):
             return
         if not line:
             return
-        if self.is_in_step:
+        if self.keeps_lines:
             self.last_lines = [*self.last_lines[-49:], line]
         if not _COMPLAINT.match(line):
             self.say(line)
@@ -79,27 +79,34 @@ class StepLog(logging.Filter):
         self._steps = steps
         self._screen = screen
         self._begun = 0
+        self._has_failed = False
         self._start = 0.0
         self.step = ""
-        """The step that runs, or ran last."""
+        """The step that runs, ran last, or failed; or what follows the steps."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let warnings through; other records become our lines or vanish."""
         message = record.getMessage()
         if record.levelno > logging.INFO:
+            self._has_failed = self._has_failed or "finished with status" in message
             return "finished with status" not in message  # the caller explains the failure
         if found := re.search(r"Executing task .*?'([a-z]+)", message):
             self._begin(found[1])
-        elif self._screen.is_in_step and "finished with status" in message and "Task" in message:
+        elif self._is_in_step and "finished with status" in message and "Task" in message:
             took = format_duration(time.monotonic() - self._start)
             self._screen.say(f"{self.step}: done in {took}")
         return False
 
+    @property
+    def _is_in_step(self) -> bool:
+        return self.step in self._steps and not self._has_failed
+
     def _begin(self, step: str) -> None:
-        self._screen.is_in_step = step in self._steps
-        if not self._screen.is_in_step:
+        if self._has_failed:
+            self._screen.keeps_lines = False
             return
         self.step, self._start = step, time.monotonic()
         self._screen.last_lines = []
-        self._begun += 1
-        self._screen.say(f"\n[{self._begun}/{len(self._steps)}] {step}")
+        if step in self._steps:
+            self._begun += 1
+            self._screen.say(f"\n[{self._begun}/{len(self._steps)}] {step}")

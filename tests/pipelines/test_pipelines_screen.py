@@ -1,6 +1,8 @@
 import io
 import logging
 
+import pytest
+
 from pipelines.screen import Screen, StepLog
 
 # As kfp 2.17.0 prints it, copied from a run.
@@ -43,20 +45,39 @@ def test_complaint_of_a_step_is_left_to_whoever_explains_the_failure():
     assert screen.last_lines == ["prepare: 3 images", "sightline prepare: no folder x"]
 
 
-def test_failure_is_explained_by_the_step_although_the_reaper_spoke_last():
+@pytest.fixture
+def run():
+    """Return a screen, its log, its terminal, and `runs(task, line, status)` as KFP's runner."""
     terminal = io.StringIO()
     screen = Screen(terminal)
     log = StepLog(["prepare", "pretrain"], screen)
 
-    def record(level, message):
-        return log.filter(logging.LogRecord("kfp", level, "", 0, message, None, None))
+    def runs(task, line, status):
+        level = logging.INFO if status == "SUCCESS" else logging.ERROR
+        for record_level, message in (
+            (logging.INFO, f"Executing task \x1b[96m'{task}'\x1b[0m"),
+            (level, f"Task \x1b[96m'{task}'\x1b[0m finished with status {status}"),
+        ):
+            log.filter(logging.LogRecord("kfp", record_level, "", 0, message, None, None))
+            if record_level == logging.INFO and message.startswith("Executing"):
+                screen.write(f"    {line}\n")
 
-    record(logging.INFO, "Executing task \x1b[96m'pretrain'\x1b[0m")
-    screen.write("    sightline pretrain: the job is gone\n")
-    record(logging.ERROR, "Task \x1b[96m'pretrain'\x1b[0m finished with status FAILURE")
-    record(logging.INFO, "Executing task \x1b[96m'reap'\x1b[0m")
-    screen.write("    reap: deleted sl-pretrain-r\n")
-    record(logging.INFO, "Task \x1b[96m'reap'\x1b[0m finished with status SUCCESS")
+    return screen, log, terminal, runs
+
+
+def test_failure_is_explained_by_the_step_although_the_reaper_spoke_last(run):
+    screen, log, terminal, runs = run
+    runs("pretrain", "sightline pretrain: the job is gone", "FAILURE")
+    runs("reap", "reap: deleted sl-pretrain-r", "SUCCESS")
     assert log.step == "pretrain"
     assert screen.last_lines == ["sightline pretrain: the job is gone"]
     assert terminal.getvalue().splitlines() == ["", "[1/2] pretrain", "reap: deleted sl-pretrain-r"]
+
+
+def test_failure_of_the_reaper_is_its_own(run):
+    screen, log, terminal, runs = run
+    runs("pretrain", "pretrain: a loss", "SUCCESS")
+    runs("reap", "sightline reap: the cluster's API gives no answer", "FAILURE")
+    assert log.step == "reap"
+    assert screen.last_lines == ["sightline reap: the cluster's API gives no answer"]
+    assert terminal.getvalue().splitlines()[-1] == "pretrain: done in 0 s"
