@@ -78,6 +78,7 @@ def test_api_server_that_restarts_is_waited_for(launch, namespace):
     namespace.wait_until_nothing_is_left(launcher.run)
 
 
+@pytest.mark.long
 def test_suspended_job_is_told_and_goes_on_when_it_is_resumed(launch, namespace):
     launcher = launch(epochs=40)
     wait_for_pods(namespace, launcher, 2)

@@ -32,18 +32,21 @@ def test_secret_that_is_not_there(launch, namespace):
     namespace.wait_until_nothing_is_left(launcher.run)
 
 
+@pytest.mark.long
 def test_service_account_that_is_not_there(launch, namespace):
     launcher = launch(cluster={"service_account": "none-such", **SOON}).wait(2)
     assert "there is no such service account" in launcher.told
     namespace.wait_until_nothing_is_left(launcher.run)
 
 
+@pytest.mark.long
 def test_node_selector_that_no_node_meets(launch, namespace):
     launcher = launch(cluster={"node_selector": ["gpu=none-such"], **SOON}).wait(2)
     assert "no node suits the job (cluster.node_selector: gpu=none-such" in launcher.told
     namespace.wait_until_nothing_is_left(launcher.run)
 
 
+@pytest.mark.long
 def test_room_that_no_node_has_now_is_waited_for(launch):
     launcher = launch(cluster={"node_selector": ["gpu=none-such"], "wait_for_nodes": True, **SOON})
     launcher.wait_for("waits for room on nodes with gpu=none-such")
