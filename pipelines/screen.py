@@ -8,6 +8,7 @@ import io
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 from sightline.telemetry import format_duration
@@ -28,7 +29,9 @@ class Screen(io.TextIOBase):
         self._partial = ""
         self._inside_executor_input = False
         self.last_lines: list[str] = []
-        """The present step's last lines, newest last; what a failure is explained with."""
+        """The last step's last lines, newest last; what a failure is explained with."""
+        self.keeps_lines = True
+        """Whether lines are kept; not those of what follows a step that has failed."""
 
     def writable(self) -> bool:
         """Say that it can be written to."""
@@ -62,7 +65,8 @@ class Screen(io.TextIOBase):
             return
         if not line:
             return
-        self.last_lines = [*self.last_lines[-49:], line]
+        if self.keeps_lines:
+            self.last_lines = [*self.last_lines[-49:], line]
         if not _COMPLAINT.match(line):
             self.say(line)
 
@@ -70,29 +74,39 @@ class Screen(io.TextIOBase):
 class StepLog(logging.Filter):
     """Turns the runner's log records into one line where a step starts and one where it ends."""
 
-    def __init__(self, step_count: int, screen: Screen) -> None:
+    def __init__(self, steps: Sequence[str], screen: Screen) -> None:
         super().__init__()
-        self._step_count = step_count
+        self._steps = steps
         self._screen = screen
         self._begun = 0
+        self._has_failed = False
         self._start = 0.0
         self.step = ""
-        """The step that runs, or ran last."""
+        """The step that runs, ran last, or failed; or what follows the steps."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let warnings through; other records become our lines or vanish."""
         message = record.getMessage()
         if record.levelno > logging.INFO:
+            self._has_failed = self._has_failed or "finished with status" in message
             return "finished with status" not in message  # the caller explains the failure
         if found := re.search(r"Executing task .*?'([a-z]+)", message):
             self._begin(found[1])
-        elif "finished with status" in message and "Task" in message:
+        elif self._is_in_step and "finished with status" in message and "Task" in message:
             took = format_duration(time.monotonic() - self._start)
             self._screen.say(f"{self.step}: done in {took}")
         return False
 
+    @property
+    def _is_in_step(self) -> bool:
+        return self.step in self._steps and not self._has_failed
+
     def _begin(self, step: str) -> None:
+        if self._has_failed:
+            self._screen.keeps_lines = False
+            return
         self.step, self._start = step, time.monotonic()
         self._screen.last_lines = []
-        self._begun += 1
-        self._screen.say(f"\n[{self._begun}/{self._step_count}] {step}")
+        if step in self._steps:
+            self._begun += 1
+            self._screen.say(f"\n[{self._begun}/{len(self._steps)}] {step}")

@@ -8,6 +8,7 @@ from components.finetune import finetune
 from components.prepare import prepare
 from components.pretrain import pretrain
 from components.promote import promote
+from components.reap import reap
 from components.report import report
 from pipelines.parameters import cluster_default, settings_default
 from sightline.detect.config import DetectConfig
@@ -76,82 +77,90 @@ def simclr_to_yolo(
         settings_cluster: How pretrain, finetune and detect run: as PyTorchJobs that their steps
             submit and follow; a run on one machine sets backend to local.
     """
-    prepared = prepare(
-        images_uri=data_images,
-        labels_uri=data_labels,
-        boxes_uri=data_boxes,
-        table_uri=data_table,
+    # It runs last, however the rest ends, also when somebody presses Terminate.
+    reaper = reap(
         out=out,
         run_id=run_id,
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        settings=settings_prepare,
-        storage=settings_storage,
-    ).set_caching_options(False)  # a folder may hold other images tomorrow
-    run = prepared.outputs["run"]
-    images = prepared.outputs["images"]
-    labels = prepared.outputs["labels"]
-    boxes = prepared.outputs["boxes"]
+        cluster=settings_cluster,
+    ).set_caching_options(False)
+    with dsl.ExitHandler(reaper, name="steps"):
+        prepared = prepare(
+            images_uri=data_images,
+            labels_uri=data_labels,
+            boxes_uri=data_boxes,
+            table_uri=data_table,
+            out=out,
+            run_id=run_id,
+            job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            settings=settings_prepare,
+            storage=settings_storage,
+        ).set_caching_options(False)  # a folder may hold other images tomorrow
+        run = prepared.outputs["run"]
+        images = prepared.outputs["images"]
+        labels = prepared.outputs["labels"]
+        boxes = prepared.outputs["boxes"]
 
-    encoder = pretrain(
-        run=run,
-        dataset_uri=images,
-        labels_uri=labels,
-        initial_weights_uri=data_initial_weights,
-        seed=seed,
-        workers=workers,
-        settings=settings_pretrain,
-        storage=settings_storage,
-        cluster=settings_cluster,
-    ).outputs["Output"]
-    frozen = evaluate(
-        run=run,
-        encoder_uri=encoder,
-        dataset_uri=labels,
-        seed=seed,
-        settings=settings_evaluate,
-        storage=settings_storage,
-    ).outputs["Output"]
-    classifier = finetune(
-        run=run,
-        encoder_uri=encoder,
-        dataset_uri=labels,
-        seed=seed,
-        settings=settings_finetune,
-        storage=settings_storage,
-        cluster=settings_cluster,
-    ).outputs["Output"]
-    detector = detect(
-        run=run,
-        encoder_uri=encoder,
-        dataset_uri=boxes,
-        seed=seed,
-        settings=settings_detect,
-        storage=settings_storage,
-        cluster=settings_cluster,
-    ).outputs["Output"]
-    compared = report(
-        run=run,
-        prepare_uri=prepared.outputs["folder"],
-        pretrain_uri=encoder,
-        evaluate_uri=frozen,
-        finetune_uri=classifier,
-        detect_uri=detector,
-        seed=seed,
-        settings=settings_report,
-        storage=settings_storage,
-    ).outputs["Output"]
-    promote(
-        run=run,
-        report_uri=compared,
-        finetune_uri=classifier,
-        detect_uri=detector,
-        labels_uri=labels,
-        boxes_uri=boxes,
-        out=out,
-        seed=seed,
-        gate_metric=gate_metric,
-        gate_floor=gate_floor,
-        gate_margin=gate_margin,
-        settings=settings_promote,
-        storage=settings_storage,
-    ).set_caching_options(False)  # the present champion is no input of the step
+        encoder = pretrain(
+            run=run,
+            dataset_uri=images,
+            labels_uri=labels,
+            initial_weights_uri=data_initial_weights,
+            seed=seed,
+            workers=workers,
+            settings=settings_pretrain,
+            storage=settings_storage,
+            cluster=settings_cluster,
+        ).outputs["Output"]
+        frozen = evaluate(
+            run=run,
+            encoder_uri=encoder,
+            dataset_uri=labels,
+            seed=seed,
+            settings=settings_evaluate,
+            storage=settings_storage,
+        ).outputs["Output"]
+        classifier = finetune(
+            run=run,
+            encoder_uri=encoder,
+            dataset_uri=labels,
+            seed=seed,
+            settings=settings_finetune,
+            storage=settings_storage,
+            cluster=settings_cluster,
+        ).outputs["Output"]
+        detector = detect(
+            run=run,
+            encoder_uri=encoder,
+            dataset_uri=boxes,
+            seed=seed,
+            settings=settings_detect,
+            storage=settings_storage,
+            cluster=settings_cluster,
+        ).outputs["Output"]
+        compared = report(
+            run=run,
+            prepare_uri=prepared.outputs["folder"],
+            pretrain_uri=encoder,
+            evaluate_uri=frozen,
+            finetune_uri=classifier,
+            detect_uri=detector,
+            seed=seed,
+            settings=settings_report,
+            storage=settings_storage,
+        ).outputs["Output"]
+        promote(
+            run=run,
+            report_uri=compared,
+            finetune_uri=classifier,
+            detect_uri=detector,
+            labels_uri=labels,
+            boxes_uri=boxes,
+            out=out,
+            seed=seed,
+            gate_metric=gate_metric,
+            gate_floor=gate_floor,
+            gate_margin=gate_margin,
+            settings=settings_promote,
+            storage=settings_storage,
+        ).set_caching_options(False)  # the present champion is no input of the step

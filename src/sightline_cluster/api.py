@@ -43,8 +43,18 @@ class Api:
     signal's handler can delete the job on it without opening one.
     """
 
-    def __init__(self, configuration: kubernetes_client.Configuration, namespace: str) -> None:
+    def __init__(
+        self, configuration: kubernetes_client.Configuration, namespace: str, own_pod: str = ""
+    ) -> None:
+        """Keep what reaches the cluster; nothing is asked of it yet.
+
+        Args:
+            configuration: The API's address, and who we are.
+            namespace: Where the jobs are.
+            own_pod: Name of the pod that this process runs in, if that is in the same namespace.
+        """
         self.namespace = namespace
+        self._own_pod = own_pod
         self.configuration = configuration
         self._pair = [kubernetes_client.ApiClient(configuration) for _ in range(2)]
         self._others = kubernetes_client.ApiClient(configuration)
@@ -110,6 +120,21 @@ class Api:
         return sorted(
             found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
         )
+
+    def owner(self) -> Manifest | None:
+        """Return what this process's pod belongs to, as a reference; None, if to nothing.
+
+        That is the Workflow of a pipeline's run, or the Job that makes launchers anew: it is there
+        while pods come and go.
+        """
+        if not self._own_pod:
+            return None
+        query = [("fieldSelector", f"metadata.name={self._own_pod}")]
+        for pod in self._items(self._core("pods"), query):
+            for reference in pod["metadata"].get("ownerReferences", []):
+                if reference.get("controller"):
+                    return {name: reference[name] for name in ("apiVersion", "kind", "name", "uid")}
+        return None
 
     def quotas(self) -> list[Manifest]:
         """Return the namespace's resource quotas; none, if we may not read them."""
@@ -186,10 +211,13 @@ def connect(namespace: str = "") -> Api:
         UserError: If neither is there.
     """
     configuration = kubernetes_client.Configuration()
+    own_pod = ""
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG"):
             kubernetes_config.load_incluster_config(client_configuration=configuration)
             own = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+            if namespace in ("", own):  # owners in other namespaces do not count
+                own_pod = os.environ.get("KFP_POD_NAME") or os.uname().nodename
         else:
             # Named, because the client reads the variable only once, when it is imported.
             path = os.environ.get("KUBECONFIG")
@@ -203,7 +231,7 @@ def connect(namespace: str = "") -> Api:
         ) from None
     # Ours to try again, with words: the client's own three tries are silent.
     configuration.retries = urllib3.Retry(total=0)
-    return Api(configuration, namespace or own)
+    return Api(configuration, namespace or own, own_pod)
 
 
 def explain(error: Exception, namespace: str) -> Exception:

@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from sightline.cli import complain
-from sightline.pipeline_step import EXIT_FAILURE, FinishedStep, run_pipeline_step
+from sightline.config import UserError
+from sightline.pipeline_step import (
+    EXIT_FAILURE,
+    EXIT_USER_ERROR,
+    FinishedStep,
+    run_folder,
+    run_pipeline_step,
+)
 from sightline.steps import run_step
 from sightline.storage.settings import StorageConfig
+from sightline.telemetry import announce
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.launch import run_task
-from sightline_cluster.task import make_task
+from sightline_cluster.render import RUN_LABEL
+from sightline_cluster.task import label_value, make_task
 
 
 def run_training_step(
@@ -46,3 +55,40 @@ def run_training_step(
             raise SystemExit(EXIT_FAILURE) from None
 
     return run_pipeline_step(name, run, uris, settings, own, storage, work)
+
+
+def reap_run(out: str, run_id: str, job_id: str, cluster: Mapping[str, Any]) -> None:
+    """Delete the jobs that a run of a pipeline left running, and wait until they are gone.
+
+    For the end of every run. What became of the run is asked of the cluster alone: after
+    Terminate, Kubeflow Pipelines calls its state RUNNING. Finished jobs stay for inspection, and
+    so do all where the settings say that a job outlives its launcher.
+
+    Args:
+        out: Where everything of the pipeline goes.
+        run_id: Name of the run's folder; empty: `job_id`.
+        job_id: KFP's own id of the run.
+        cluster: Settings of its jobs, whole or in part.
+
+    Raises:
+        SystemExit: With code 2, if the user can mend what hinders it, else with 1; one line says
+            why.
+    """
+    run = run_folder(out, run_id, job_id)
+    try:
+        config = ClusterConfig.from_values(cluster)
+        if config.backend == "local" or not config.cancel_on_sigterm:
+            return
+        from sightline_cluster.api import ApiAwayError, connect
+        from sightline_cluster.pytorchjob import JobFailedError, reap
+
+        selector = f"{RUN_LABEL}={label_value(run.rpartition('/')[2])}"
+        try:
+            names = reap(connect(config.namespace), selector, f"{run}/", only_running=True)
+        except (ApiAwayError, JobFailedError) as error:
+            complain("reap", error)
+            raise SystemExit(EXIT_FAILURE) from None
+    except UserError as error:
+        complain("reap", error)
+        raise SystemExit(EXIT_USER_ERROR) from None
+    announce("reap", f"deleted {', '.join(names)}" if names else "nothing was left running")

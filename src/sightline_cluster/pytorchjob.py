@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
+import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,6 +32,7 @@ from sightline_cluster.logs import PodLog, print_line
 from sightline_cluster.obstacles import Prospect, condition, find_obstacles
 from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
 from sightline_cluster.render import (
+    OUT_ANNOTATION,
     PLURAL,
     RESTARTS_ANNOTATION,
     SPEC_ANNOTATION,
@@ -139,6 +142,9 @@ class PyTorchJobBackend:
         self._api.pods(self._name)
         if found is None:
             self._refuse_what_no_quota_allows()
+            # Not our pod itself: another one takes over where it is killed, while the job goes on.
+            if owner := self._api.owner():
+                self._manifest["metadata"]["ownerReferences"] = [owner]
         return found
 
     def _create(self) -> bool:
@@ -382,8 +388,8 @@ def _create(api: Api, manifest: Manifest) -> None:
 def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iterator[None]:
     """Delete the job first of all when this process is asked to end, for as long as the block runs.
 
-    Under Kubeflow Pipelines a step's process is not told that its run was terminated; its parent
-    dies. So there the parent's death counts as SIGTERM; about 85 ms are left then.
+    Under Kubeflow Pipelines a step's process is not told that its run was terminated; KFP's
+    launcher above it dies. So there such a death counts as SIGTERM; about 85 ms are left then.
     """
 
     def cancel(number: int, _frame: FrameType | None) -> None:
@@ -394,7 +400,7 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
 
     before = {number: signal.signal(number, cancel) for number in (signal.SIGTERM, signal.SIGINT)}
     if "KFP_POD_NAME" in os.environ:
-        _hear_of_parents_death()
+        _hear_of_ancestors_death()
     try:
         yield
     except SystemExit as ending:
@@ -407,9 +413,33 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
             signal.signal(number, handler)
 
 
-def _hear_of_parents_death() -> None:
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGTERM))
+def _hear_of_ancestors_death() -> None:
+    """Take the end of any process above this one, but a container's first, as SIGTERM.
+
+    A parent-death signal (PR_SET_PDEATHSIG) would not do: between a step and KFP's launcher stands
+    a shell, which lives on when the launcher dies.
+    """
+    ancestors = select.poll()
+    process = os.getppid()
+    # In a container without pidfds the run's reaper has to do.
+    with contextlib.suppress(OSError):
+        while process > 1:
+            ancestors.register(os.pidfd_open(process), select.POLLIN)
+            process = _parent_of(process)
+        main = threading.main_thread()
+
+        def wait() -> None:
+            ancestors.poll()
+            if main.ident is not None:
+                signal.pthread_kill(main.ident, signal.SIGTERM)
+
+        threading.Thread(target=wait, name="ancestors", daemon=True).start()
+
+
+def _parent_of(process: int) -> int:
+    # The second field, a command in parentheses, may hold blanks and parentheses of its own.
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[1])
 
 
 def _ended(pods: Pods, uid: str) -> Any:
@@ -422,18 +452,42 @@ def _number(quantity: str) -> Fraction:
     return Fraction(parse_quantity(quantity))
 
 
-def reap(api: Api, selector: str, wait_seconds: float = 120) -> list[str]:
-    """Delete the jobs whose labels match, and wait until they are gone; return their names.
+def reap(
+    api: Api,
+    selector: str,
+    below: str = "",
+    only_running: bool = False,
+    wait_seconds: float = 120,
+) -> list[str]:
+    """Delete jobs, and wait until they and their pods are gone; return their names.
 
     Idempotent: nothing to delete is no error.
+
+    Args:
+        api: The cluster.
+        selector: What their labels say.
+        below: Only jobs whose results go below this address, since two runs may share a name.
+        only_running: Leave finished jobs for inspection.
+        wait_seconds: How long pods may take to end.
+
+    Raises:
+        JobFailedError: If any is still there after that.
     """
-    names = [job["metadata"]["name"] for job in api.jobs(selector)]
+
+    def found() -> list[str]:
+        return [
+            job["metadata"]["name"]
+            for job in api.jobs(selector)
+            if job["metadata"].get("annotations", {}).get(OUT_ANNOTATION, "").startswith(below)
+            and not (only_running and (condition(job, "Succeeded") or condition(job, "Failed")))
+        ]
+
+    names = found()
     for name in names:
         api.delete(name, wait_for_pods=True)
     deadline = time.monotonic() + wait_seconds
-    while api.jobs(selector) and time.monotonic() < deadline:
+    while (left := found()) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    if left := api.jobs(selector):
-        found = ", ".join(job["metadata"]["name"] for job in left)
-        raise JobFailedError(f"still there after {wait_seconds:.0f} s: {PLURAL} {found}")
+    if left:
+        raise JobFailedError(f"still there after {wait_seconds:.0f} s: {PLURAL} {', '.join(left)}")
     return names

@@ -238,3 +238,32 @@ def launch(namespace, bucket, dataset, tmp_path_factory):
             launcher.process.wait(timeout=30)
     for run in {launcher.run for launcher in started}:
         namespace.kubectl("delete", "pytorchjobs", "-l", f"sightline.dev/run-id={run}")
+
+
+def local_losses(dataset, folder, **settings):
+    """Return the losses of two processes on this machine, one thread each as in the pods."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "sightline", "pretrain", "--dataset-uri", dataset),
+            *("--out-uri", str(folder), "--config", json.dumps({**SETTINGS, **settings})),
+        ],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    lines = (fetch_artifacts(str(folder)) / "steps.csv").read_text().splitlines()
+    return [line.rpartition(",")[2] for line in lines]
+
+
+def require_equal(found, expected):
+    assert found[0] == expected[0]
+    differences = [abs(float(a) - float(b)) for a, b in zip(found[1:], expected[1:], strict=True)]
+    print(f"{len(differences)} steps, largest difference of a loss: {max(differences)}")
+    assert max(differences) <= 1e-6
+
+
+def wait_for_pods(namespace, launcher, count, seconds=600):
+    deadline = time.monotonic() + seconds
+    while len(namespace.get("pods", f"sightline.dev/run-id={launcher.run}")) < count:
+        assert launcher.process.poll() is None, launcher.told
+        assert time.monotonic() < deadline, launcher.told
+        time.sleep(0.5)

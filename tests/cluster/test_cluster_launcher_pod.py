@@ -7,6 +7,7 @@ import uuid
 
 from conftest import SETTINGS
 
+from components.pretrain import pretrain
 from sightline.storage import fetch_artifacts
 from sightline_cluster.images import LAUNCH
 
@@ -99,3 +100,80 @@ def wait_for_log(namespace, job, text, but="", seconds=900):
                 return name
         time.sleep(1)
     raise AssertionError(told)
+
+
+def test_job_goes_with_the_launchers_own_job_and_nobody_stops_the_launcher(
+    namespace, bucket, dataset
+):
+    run = f"t{uuid.uuid4().hex[:8]}"
+    name = f"launcher-{run}"
+    cluster = {"cpu": "500m", "memory": "2Gi", "scratch": "2Gi", "cancel_on_sigterm": False}
+    arguments = ["--cluster", json.dumps(cluster), "pretrain", "--dataset-uri", dataset]
+    arguments += ["--out-uri", f"{bucket}/runs/{run}/pretrain", "--config", json.dumps(SETTINGS)]
+    namespace.apply(launcher_job(name, arguments))
+    wait_for_log(namespace, name, "submitted job")
+    (job,) = namespace.get("pytorchjobs", f"sightline.dev/run-id={run}")
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("Job", name)
+    namespace.kubectl("delete", "job", name, "--wait=false")
+    namespace.wait_until_nothing_is_left(run)
+
+
+# Argo's executor is a container's first process. It starts KFP's launcher, and that the step. Asked
+# to end, the first passes it on to the second, which dies of it without a word to the step, and up
+# to a second later the first ends, and with it everything in the container.
+ARGO = """
+import os, signal, subprocess, sys, time
+launcher = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+child = subprocess.Popen([sys.executable, "-c", launcher, *sys.argv[1:]])
+def end(*_):
+    child.terminate()
+    child.wait()
+    time.sleep(1)
+    os._exit(143)
+signal.signal(signal.SIGTERM, end)
+sys.exit(child.wait())
+"""
+
+
+def test_step_of_a_pipeline_that_is_terminated_deletes_its_job(namespace, bucket, dataset):
+    run = f"t{uuid.uuid4().hex[:8]}"
+    name = f"step-{run}"
+    cluster = {"cpu": "500m", "memory": "2Gi", "scratch": "2Gi", "backend": "pytorchjob"}
+    values = {
+        "run": f"{bucket}/runs/{run}",
+        "dataset_uri": dataset,
+        "labels_uri": "",
+        "initial_weights_uri": "",
+        "seed": 0,
+        "workers": 2,
+        "settings": {name: v for name, v in SETTINGS.items() if name != "workers"},
+        "storage": {},
+        "cluster": cluster,
+    }
+    metrics = {"name": "metrics", "type": {"schemaTitle": "system.Metrics"}, "uri": "/tmp/metrics"}
+    outputs = {
+        "parameters": {"Output": {"outputFile": "/tmp/output"}},
+        "artifacts": {"metrics": {"artifacts": [{**metrics, "metadata": {}}]}},
+        "outputFile": "/tmp/executor_output.json",
+    }
+    told = json.dumps({"inputs": {"parameterValues": values}, "outputs": outputs})
+    # What KFP runs in the step's container, out of the component itself.
+    step = pretrain.component_spec.implementation.container
+    command = [told if word == "{{$}}" else word for word in [*step.command, *step.args]]
+    pod = launcher_job(name, [])["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    container["command"] = ["python3", "-c", ARGO, *command]
+    container["env"].append({"name": "KFP_POD_NAME", "value": name})
+    metadata = {**pod["metadata"], "name": name}
+    namespace.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]})
+    try:
+        deadline = time.monotonic() + 900
+        while "submitted job" not in (log := namespace.kubectl("logs", name, check=False).stdout):
+            assert time.monotonic() < deadline, log
+            time.sleep(0.5)
+        (job,) = namespace.get("pytorchjobs", f"sightline.dev/run-id={run}")
+    finally:
+        namespace.kubectl("delete", "pod", name)
+    assert "ownerReferences" not in job["metadata"]
+    namespace.wait_until_nothing_is_left(run)

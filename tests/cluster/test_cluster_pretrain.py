@@ -1,36 +1,13 @@
 """Two-worker pretraining on a cluster, from a bucket to a bucket, and what may come between."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import SETTINGS
+from conftest import local_losses, require_equal, wait_for_pods
 
 from sightline.storage import fetch_artifacts
-
-
-def local_losses(dataset, folder, **settings):
-    """Return the losses of two processes on this machine, one thread each as in the pods."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "sightline", "pretrain", "--dataset-uri", dataset),
-            *("--out-uri", str(folder), "--config", json.dumps({**SETTINGS, **settings})),
-        ],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    lines = (fetch_artifacts(str(folder)) / "steps.csv").read_text().splitlines()
-    return [line.rpartition(",")[2] for line in lines]
-
-
-def require_equal(found, expected):
-    assert found[0] == expected[0]
-    differences = [abs(float(a) - float(b)) for a, b in zip(found[1:], expected[1:], strict=True)]
-    print(f"{len(differences)} steps, largest difference of a loss: {max(differences)}")
-    assert max(differences) <= 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +51,6 @@ def test_no_secret_is_anywhere_but_in_its_secret(finished, namespace):
 def test_same_command_after_the_end_finds_the_result(finished, launch):
     again = launch(run=finished.run).wait()
     assert "found job" in again.told
-
-
-def test_killed_worker_comes_back_and_learns_the_same(launch, namespace, dataset, tmp_path):
-    launcher = launch(epochs=6)
-    launcher.wait_for("epoch 2/6")
-    (job,) = namespace.get("pytorchjobs", f"sightline.dev/run-id={launcher.run}")
-    pod = f"{job['metadata']['name']}-worker-1"
-    namespace.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
-    launcher.wait_for("a worker was replaced")
-    launcher.wait()
-    assert "going on from checkpoint" in launcher.told
-    require_equal(launcher.losses(), local_losses(dataset, tmp_path / "local", epochs=6))
 
 
 def test_launcher_that_was_killed_finds_its_job_again_and_others_are_refused(launch, namespace):
@@ -151,11 +116,3 @@ def test_full_quota_is_waited_for_and_told(launch, namespace):
         two.wait(143)
     finally:
         namespace.kubectl("delete", "resourcequota", "full")
-
-
-def wait_for_pods(namespace, launcher, count, seconds=600):
-    deadline = time.monotonic() + seconds
-    while len(namespace.get("pods", f"sightline.dev/run-id={launcher.run}")) < count:
-        assert launcher.process.poll() is None, launcher.told
-        assert time.monotonic() < deadline, launcher.told
-        time.sleep(0.5)

@@ -1,7 +1,9 @@
 """What a cluster has against a job, each told soon, in words, with nothing left behind."""
 
 import json
+import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -30,18 +32,21 @@ def test_secret_that_is_not_there(launch, namespace):
     namespace.wait_until_nothing_is_left(launcher.run)
 
 
+@pytest.mark.long
 def test_service_account_that_is_not_there(launch, namespace):
     launcher = launch(cluster={"service_account": "none-such", **SOON}).wait(2)
     assert "there is no such service account" in launcher.told
     namespace.wait_until_nothing_is_left(launcher.run)
 
 
+@pytest.mark.long
 def test_node_selector_that_no_node_meets(launch, namespace):
     launcher = launch(cluster={"node_selector": ["gpu=none-such"], **SOON}).wait(2)
     assert "no node suits the job (cluster.node_selector: gpu=none-such" in launcher.told
     namespace.wait_until_nothing_is_left(launcher.run)
 
 
+@pytest.mark.long
 def test_room_that_no_node_has_now_is_waited_for(launch):
     launcher = launch(cluster={"node_selector": ["gpu=none-such"], "wait_for_nodes": True, **SOON})
     launcher.wait_for("waits for room on nodes with gpu=none-such")
@@ -106,3 +111,21 @@ def test_pod_that_is_not_restricted_is_refused(namespace):
     }
     done = namespace.kubectl("apply", "-f", "-", input=json.dumps(pod), check=False)
     assert 'violates PodSecurity "restricted' in done.stderr
+
+
+def test_cluster_without_the_operator(namespace, bucket, dataset):
+    # A version that no operator serves: the API server answers as it does where none is installed.
+    program = (
+        "import sys; from sightline_cluster import render; render.API_VERSION = 'kubeflow.org/v0'; "
+        "from sightline_cluster.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    flags = ["--dataset-uri", dataset, "--out-uri", f"{bucket}/runs/none/pretrain"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", "pretrain", *flags],
+        env={**os.environ, "KUBECONFIG": str(namespace.kubeconfig("sightline-launcher"))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "install Kubeflow's Training Operator 1.9" in done.stderr

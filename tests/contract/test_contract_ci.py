@@ -20,13 +20,16 @@ case $1 in
   env) echo 'export TESTBED_S3_ENDPOINT=http://server' ;;
 esac
 """
-ALL = ["setup", "check", "test"]
+ENVIRONMENT = ["make setup moto", "make check moto"]
 
 
 @pytest.fixture
 def check(tmp_path):
     """Return `check(**facts)`, which runs the script and gives its code and what it called."""
     (tmp_path / "checkout" / ".ci").mkdir(parents=True)
+    version = tmp_path / "checkout" / "src" / "sightline" / "__init__.py"
+    version.parent.mkdir(parents=True)
+    version.write_text('__version__ = "1"')
     shutil.copy(ROOT / ".ci" / "run", tmp_path / "checkout" / ".ci" / "run")
     _write_command(tmp_path / "bin" / "make", MAKE)
 
@@ -52,22 +55,37 @@ def _write_command(path, text):
 
 
 def test_server_beside_the_checkout_is_started_used_and_stopped(check):
-    made = [f"make {target} http://server" for target in ALL]
-    up = ["testbed status", "testbed up", "testbed env"]
-    assert check(STARTS="yes") == (0, [*up, *made, "testbed down"])
+    code, notes = check(STARTS="yes")
+    assert code == 0
+    assert notes[0] == "testbed status"
+    assert {"testbed up", *ENVIRONMENT} == set(notes[1:4])
+    assert notes[4] == "testbed env"
+    assert set(notes[5:9]) == {
+        "make test http://server",
+        "testbed base-images",
+        "make images http://server",
+        "testbed load",
+    }
+    assert notes[9:] == [
+        "make scan http://server",
+        "make test-cluster http://server",
+        "testbed down",
+    ]
 
 
-def test_server_is_stopped_when_a_check_fails(check):
-    code, notes = check(STARTS="yes", FAILING="check")
+@pytest.mark.parametrize("failing", ["check", "test", "images", "scan", "test-cluster"])
+def test_server_is_stopped_when_a_check_fails(check, failing):
+    code, notes = check(STARTS="yes", FAILING=failing)
     assert code != 0
-    assert notes[-2:] == ["make check http://server", "testbed down"]
+    assert notes[-1] == "testbed down"
+    assert any(note.startswith(f"make {failing} ") for note in notes)
 
 
 def test_server_that_ran_before_goes_on(check):
     code, notes = check(RUNS="yes")
     assert code == 0
-    assert "testbed down" not in notes
-    assert notes[-1] == "make test http://server"
+    assert not {"testbed up", "testbed down"} & set(notes)
+    assert notes[-1] == "make test-cluster http://server"
 
 
 @pytest.mark.parametrize("facts", [{"STARTS": "no"}, {"testbed": False}])
@@ -75,4 +93,4 @@ def test_moto_stands_in_where_there_is_no_server(check, facts):
     code, notes = check(**facts)
     assert code == 0
     made = [note for note in notes if note.startswith("make")]
-    assert made == [f"make {target} moto" for target in ALL]
+    assert made == [*ENVIRONMENT, "make test moto"]

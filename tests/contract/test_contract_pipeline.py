@@ -21,6 +21,7 @@ from sightline_cluster.config import ClusterConfig
 from sightline_cluster.images import DETECT, LAUNCH
 from sightline_cluster.task import STEPS
 
+STEPS_DAG = "comp-exit-handler-1"
 COMPONENTS = {
     component.name: component
     for component in (prepare, pretrain, evaluate, finetune, detect, report, promote)
@@ -39,6 +40,12 @@ def compiled(tmp_path_factory):
     target = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     compile_pipeline(target)
     return yaml.safe_load(target.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def tasks(compiled):
+    """Return the steps' tasks by name; what ends every run, whatever its end, is around them."""
+    return compiled["components"][STEPS_DAG]["dag"]["tasks"]
 
 
 @pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
@@ -73,25 +80,38 @@ def test_pipeline_shows_every_setting_of_the_step_at_its_own_default(step, compi
     assert step.config_class.from_values(shown) == step.config_class()
 
 
-def test_pipeline_shows_every_setting_of_storage_and_hands_it_to_every_step(compiled):
+def test_pipeline_shows_every_setting_of_storage_and_hands_it_to_every_step(compiled, tasks):
     parameters = compiled["root"]["inputDefinitions"]["parameters"]
     shown = parameters["settings_storage"]["defaultValue"]
     assert set(shown) == set(StorageConfig.model_fields)
     assert StorageConfig.from_values(shown) == StorageConfig()
-    for name, task in compiled["root"]["dag"]["tasks"].items():
+    for name, task in tasks.items():
         given = task["inputs"]["parameters"]["storage"]
-        assert given == {"componentInputParameter": "settings_storage"}, name
+        assert given == _parameter("settings_storage"), name
 
 
-def test_training_steps_run_as_jobs_unless_a_run_says_otherwise(compiled):
+def test_training_steps_run_as_jobs_unless_a_run_says_otherwise(compiled, tasks):
     parameters = compiled["root"]["inputDefinitions"]["parameters"]
     shown = parameters["settings_cluster"]["defaultValue"]
     assert set(shown) == set(ClusterConfig.model_fields)
     assert ClusterConfig.from_values(shown) == ClusterConfig(backend="pytorchjob")
-    tasks = compiled["root"]["dag"]["tasks"].items()
-    given = {name: task["inputs"]["parameters"].get("cluster") for name, task in tasks}
-    told = {"componentInputParameter": "settings_cluster"}
+    given = {name: task["inputs"]["parameters"].get("cluster") for name, task in tasks.items()}
+    told = _parameter("settings_cluster")
     assert {name for name, value in given.items() if value == told} == set(STEPS)
+
+
+def test_every_run_ends_with_the_reaper_of_its_own_jobs_whatever_its_end(compiled):
+    root = compiled["root"]["dag"]["tasks"]
+    assert root.keys() == {"exit-handler-1", "reap"}
+    reaper = root["reap"]
+    assert reaper["dependentTasks"] == ["exit-handler-1"]
+    assert reaper["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert not reaper["cachingOptions"].get("enableCache")
+    given = reaper["inputs"]["parameters"]
+    assert given["cluster"] == {"componentInputParameter": "settings_cluster"}
+    steps = compiled["components"][STEPS_DAG]["dag"]["tasks"]["prepare"]["inputs"]["parameters"]
+    assert given["job_id"] == steps["job_id"]
+    assert given["run_id"] == {"componentInputParameter": "run_id"}
 
 
 @pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
@@ -118,8 +138,7 @@ def test_every_parameter_is_described_and_only_the_output_place_is_required(comp
     assert required == ["out"]
 
 
-def test_steps_depend_on_each_other_as_the_table_of_contents_says(compiled):
-    tasks = compiled["root"]["dag"]["tasks"]
+def test_steps_depend_on_each_other_as_the_table_of_contents_says(tasks):
     after = {name: set(task.get("dependentTasks", [])) for name, task in tasks.items()}
     assert after == {
         "prepare": set(),
@@ -132,8 +151,7 @@ def test_steps_depend_on_each_other_as_the_table_of_contents_says(compiled):
     }
 
 
-def test_only_prepare_and_promote_are_never_cached(compiled):
-    tasks = compiled["root"]["dag"]["tasks"]
+def test_only_prepare_and_promote_are_never_cached(tasks):
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
     assert set(tasks) - cached == {"prepare", "promote"}
 
@@ -144,7 +162,7 @@ def test_steps_run_in_the_smallest_image_that_holds_what_they_need(compiled):
         name.removeprefix("exec-"): facts["container"]["image"] for name, facts in executors.items()
     }
     # Their work is done by the job's pods, which run in images of their own.
-    assert {name for name, image in images.items() if image == LAUNCH} == set(STEPS)
+    assert {name for name, image in images.items() if image == LAUNCH} == {*STEPS, "reap"}
     assert {name for name, image in images.items() if image == DETECT} == {"promote"}
 
 
@@ -171,3 +189,7 @@ def test_compiling_needs_no_torch(tmp_path):
         cwd=Path(inspect.getfile(find_traps)).parents[1],
     )
     assert done.stdout.strip() == "[]"
+
+
+def _parameter(name):
+    return {"componentInputParameter": f"pipelinechannel--{name}"}

@@ -32,7 +32,7 @@ TINY_SETTINGS = {
 
 
 def run_pipeline(*arguments, cwd=ROOT):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-m", "pipelines", "run", *map(str, arguments)],
         capture_output=True,

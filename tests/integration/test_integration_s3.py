@@ -37,7 +37,12 @@ def environment(s3_server, tmp_path_factory):
     """Return what the run starts with: credentials, and a home where files of its own show."""
     home = tmp_path_factory.mktemp("home")
     kept = {name: v for name, v in os.environ.items() if not name.startswith("AWS_")}
-    own = {"HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    own = {
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+        "OMP_NUM_THREADS": "1",
+    }
     return {**kept, **s3_server.environment(), **own, "MPLCONFIGDIR": str(home / "matplotlib")}
 
 

@@ -1,6 +1,9 @@
 import io
+import logging
 
-from pipelines.screen import Screen
+import pytest
+
+from pipelines.screen import Screen, StepLog
 
 # As kfp 2.17.0 prints it, copied from a run.
 RAW = """\
@@ -40,3 +43,41 @@ def test_complaint_of_a_step_is_left_to_whoever_explains_the_failure():
     screen.write("    prepare: 3 images\n    sightline prepare: no folder x\n")
     assert terminal.getvalue() == "prepare: 3 images\n"
     assert screen.last_lines == ["prepare: 3 images", "sightline prepare: no folder x"]
+
+
+@pytest.fixture
+def run():
+    """Return a screen, its log, its terminal, and `runs(task, line, status)` as KFP's runner."""
+    terminal = io.StringIO()
+    screen = Screen(terminal)
+    log = StepLog(["prepare", "pretrain"], screen)
+
+    def runs(task, line, status):
+        level = logging.INFO if status == "SUCCESS" else logging.ERROR
+        for record_level, message in (
+            (logging.INFO, f"Executing task \x1b[96m'{task}'\x1b[0m"),
+            (level, f"Task \x1b[96m'{task}'\x1b[0m finished with status {status}"),
+        ):
+            log.filter(logging.LogRecord("kfp", record_level, "", 0, message, None, None))
+            if record_level == logging.INFO and message.startswith("Executing"):
+                screen.write(f"    {line}\n")
+
+    return screen, log, terminal, runs
+
+
+def test_failure_is_explained_by_the_step_although_the_reaper_spoke_last(run):
+    screen, log, terminal, runs = run
+    runs("pretrain", "sightline pretrain: the job is gone", "FAILURE")
+    runs("reap", "reap: deleted sl-pretrain-r", "SUCCESS")
+    assert log.step == "pretrain"
+    assert screen.last_lines == ["sightline pretrain: the job is gone"]
+    assert terminal.getvalue().splitlines() == ["", "[1/2] pretrain", "reap: deleted sl-pretrain-r"]
+
+
+def test_failure_of_the_reaper_is_its_own(run):
+    screen, log, terminal, runs = run
+    runs("pretrain", "pretrain: a loss", "SUCCESS")
+    runs("reap", "sightline reap: the cluster's API gives no answer", "FAILURE")
+    assert log.step == "reap"
+    assert screen.last_lines == ["sightline reap: the cluster's API gives no answer"]
+    assert terminal.getvalue().splitlines()[-1] == "pretrain: done in 0 s"

@@ -20,6 +20,8 @@ class FakeApi:
         self.requests = []
         self.jobs = {}
         self.pods = []
+        self.own_pod = None
+        """The launcher's own pod; it belongs to no job."""
         self.logs = {}
         self.events = []
         self.quotas = []
@@ -127,6 +129,8 @@ class FakeApi:
             self._answer_about_job(handler, method, path.rpartition("/")[2], body)
         elif path == PODS and "watch=true" in query:
             self._watch(handler)
+        elif path == PODS and "fieldSelector" in query:
+            _send(handler, 200, {"items": [self.own_pod] if self.own_pod else []})
         elif path == PODS:
             _send(handler, 200, {"items": self.pods, "metadata": {"resourceVersion": "1"}})
         elif path.endswith("/log"):

@@ -11,8 +11,9 @@ from fake_api import JOBS, PODS, FakeApi
 
 from sightline.config import UserError
 from sightline.storage.artifacts import new_artifacts, write_json
-from sightline_cluster.api import connect
+from sightline_cluster.api import Api, connect
 from sightline_cluster.config import ClusterConfig
+from sightline_cluster.pipeline_step import reap_run
 from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, reap
 from sightline_cluster.render import RESTARTS_ANNOTATION
 from sightline_cluster.task import make_task
@@ -248,11 +249,89 @@ def test_launcher_that_was_told_so_leaves_its_job_when_it_ends(api):
     assert len(api.jobs) == 1
 
 
+def test_step_whose_launcher_dies_deletes_its_job_under_kubeflow_pipelines(api):
+    # KFP's own launcher dies of SIGTERM, and hands it on neither to the shell that it started nor
+    # to the step behind that.
+    program = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    shell = ["sh", "-c", '"$@"\n:\n', "sh"]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, *shell, *RUN, "pretrain", *FLAGS],
+        env={**os.environ, "KFP_POD_NAME": "run-1-system-container-impl"},
+    )
+    try:
+        api.wait_for("POST", JOBS)
+        api.wait_for("GET", PODS)
+    finally:
+        parent.terminate()
+        assert parent.wait(timeout=30) == -signal.SIGTERM
+    _until(lambda: api.jobs == {})
+    assert [method for method, _ in api.requests if method != "GET"] == ["POST", "DELETE"]
+
+
+def test_job_belongs_to_what_the_launchers_pod_belongs_to(api, backend):
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "1"}
+    other = {"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "2"}
+    owners = [other, {**workflow, "controller": True, "blockOwnerDeletion": True}]
+    api.own_pod = {"metadata": {"name": "launcher", "ownerReferences": owners}}
+    outside = backend()
+    outside.submit()
+    assert "ownerReferences" not in api.jobs[outside.name]["metadata"]
+    api.jobs.clear()
+    reached = connect()
+    inside = Api(reached.configuration, reached.namespace, own_pod="launcher")
+    PyTorchJobBackend(outside._task, outside._config, inside).submit()
+    assert api.jobs[outside.name]["metadata"]["ownerReferences"] == [workflow]
+
+
 def test_reaper_deletes_what_is_there_and_is_content_with_nothing(api, backend):
     ours = backend()
     ours.submit()
     assert reap(connect(), "sightline.dev/run-id=r") == [ours.name]
     assert reap(connect(), "sightline.dev/run-id=r") == []
+
+
+def test_end_of_a_pipelines_run_reaps_what_runs_of_it_and_nothing_else(api, backend, capfd):
+    ours = backend()
+    ours.submit()
+    out = ours._task.out_uri.removesuffix("/runs/r/pretrain")
+    cluster = {"backend": "pytorchjob"}
+    for other_out, other in (
+        (f"{out}-of-others", cluster),
+        (out, {"backend": "local"}),
+        (out, {**cluster, "cancel_on_sigterm": False}),
+    ):
+        reap_run(other_out, "r", "job", other)
+        assert list(api.jobs) == [ours.name]
+    reap_run(out, "r", "job", cluster)
+    assert api.jobs == {}
+    reap_run(out, "", "r", cluster)
+    told = capfd.readouterr().out
+    assert f"reap: deleted {ours.name}\nreap: nothing was left running\n" in told
+
+
+@pytest.mark.parametrize("end", ["Succeeded", "Failed"])
+def test_end_of_a_pipelines_run_leaves_finished_jobs_for_inspection(api, backend, end):
+    ours = backend()
+    ours.submit()
+    api.set_condition(end)
+    reap_run(
+        ours._task.out_uri.removesuffix("/runs/r/pretrain"), "r", "", {"backend": "pytorchjob"}
+    )
+    assert list(api.jobs) == [ours.name]
+
+
+@pytest.mark.parametrize(("answer", "code"), [((403, "no"), 2), ((503, "away"), 1)])
+def test_end_of_a_pipelines_run_says_what_hinders_the_reaper(api, capfd, answer, code):
+    api.refuse = lambda *_: answer
+    with pytest.raises(SystemExit) as ended:
+        reap_run("s3://b", "r", "", {"backend": "pytorchjob"})
+    assert ended.value.code == code
+    assert capfd.readouterr().err.startswith("sightline reap: ")
+
+
+def test_end_of_a_run_on_one_machine_asks_no_cluster(monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    reap_run("/home/me/out", "", "1234", {})
 
 
 def test_no_cluster_at_all_is_told(tmp_path, monkeypatch):
