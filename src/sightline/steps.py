@@ -9,6 +9,8 @@ from typing import Any
 
 from sightline.config import StepConfig, StepUris
 from sightline.storage.retries import retries_told
+from sightline.storage.scratch import remove_dead_scratch
+from sightline.telemetry import announce, count
 from sightline.telemetry.exporter import outcome_pushed
 
 
@@ -38,7 +40,13 @@ class Step:
         return self._load(self.run_module, "run")  # type: ignore[no-any-return]
 
     def execute(self, uris: StepUris, config: StepConfig) -> dict[str, Any]:
-        """Do the work, say what the store made us try again, and return the step's metrics."""
+        """Do the work, say what the store made us try again, and return the step's metrics.
+
+        First of all the temporary files of steps that were killed are removed: they may fill the
+        disk that this one needs.
+        """
+        if folders := remove_dead_scratch():
+            announce(self.name, f"removed {count(folders, 'scratch folder')} of killed steps")
         with retries_told(self.name), outcome_pushed(self.name):
             return self.run(uris, config)
 

@@ -9,7 +9,7 @@ import time
 from sightline.prepare import leftovers
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.leftovers import GRACE_SECONDS, remove_leftovers
-from sightline.prepare.run import run
+from sightline.steps import COMMANDS
 from sightline.storage import open_storage
 
 
@@ -46,7 +46,7 @@ def test_upload_in_parts_that_never_ended_goes_once_it_is_old(s3_bucket, s3_serv
     assert not list(open_storage(store).list_unfinished())
 
 
-def test_preparation_removes_what_a_killed_one_left(tmp_path, make_images, monkeypatch):
+def test_preparation_removes_what_a_killed_one_left(tmp_path, make_images, monkeypatch, capsys):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
@@ -55,7 +55,7 @@ def test_preparation_removes_what_a_killed_one_left(tmp_path, make_images, monke
     unfinished = tmp_path / "store" / "shards" / ".partial-a"
     write(unfinished, GRACE_SECONDS + 60)
     images = make_images(tmp_path / "images")
-    run(
+    COMMANDS["prepare"].execute(
         PrepareUris(
             images_uri=str(images),
             store_uri=str(tmp_path / "store"),
@@ -65,3 +65,4 @@ def test_preparation_removes_what_a_killed_one_left(tmp_path, make_images, monke
     )
     assert not unfinished.exists()
     assert not list(scratch.iterdir())
+    assert "prepare: removed 1 scratch folder of killed steps" in capsys.readouterr().out

@@ -11,14 +11,15 @@ import pytest
 
 from sightline.storage.scratch import ScratchFolder, remove_dead_scratch
 
-KILLED = """
+WRITES = """
 import os, signal
-from sightline.storage.scratch import ScratchFolder
-folder = ScratchFolder("test")
-(folder.path / "shard.tar").write_bytes(b"half")
-print(folder.path, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+from sightline.storage.scratch import ScratchFolder, scratch_until_exit
+kept = ScratchFolder("test") if {kind!r} == "block" else scratch_until_exit("test")
+folder = getattr(kept, "path", kept)
+(folder / "shard.tar").write_bytes(b"half")
+print(folder, flush=True)
 """
+KILLED = WRITES + "os.kill(os.getpid(), signal.SIGKILL)"
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,17 @@ def test_folder_goes_with_its_block(place):
     assert not list(place.iterdir())
 
 
-def test_folder_of_a_killed_process_is_removed_by_the_next(place):
-    done = subprocess.run([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+def test_folder_of_a_process_goes_with_it_and_not_with_its_children(place):
+    children = "if os.fork() == 0: sys.exit()\nos.wait()\nassert folder.exists()"
+    script = WRITES.format(kind="exit").replace("import os", "import os, sys") + children
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["block", "exit"])
+def test_folder_of_a_killed_process_is_removed_by_the_next(kind, place):
+    script = KILLED.format(kind=kind)
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert done.returncode == -signal.SIGKILL
     assert [str(path) for path in place.iterdir()] == [done.stdout.strip()]
     assert remove_dead_scratch() == 1

@@ -9,7 +9,7 @@ from sightline.detect.config import DetectConfig
 from sightline.detect.yolo_folder import write_yolo_folder
 from sightline.encoders import Encoder, build_encoder
 from sightline.encoders.yolo_detector import DetectorSpec, build_detector
-from sightline.storage.scratch import ScratchFolder, remove_dead_scratch
+from sightline.storage.scratch import ScratchFolder
 from sightline.telemetry import announce, count, format_duration
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ def train_protocols(
         announce("detect", f"about {format_duration(total)} on this machine, plus scoring")
 
     trainings = {}
-    remove_dead_scratch()  # a killed detect leaves its images, which may fill the disk
     with ScratchFolder("yolo") as scratch:
         images = write_yolo_folder(dataset, scratch / "set", max_gib=config.max_local_gib)
         for protocol, encoder in encoders.items():

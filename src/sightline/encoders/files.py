@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from sightline.config import UserError
 from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
 from sightline.storage import NotFoundError, open_storage
 from sightline.storage.artifacts import fetch_artifacts, read_json, sha256_of, write_json
+from sightline.storage.scratch import ScratchFolder
 
 BACKBONE_FILE = "simclr_backbone.pth"
 SPEC_FILE = "encoder.json"
@@ -107,8 +107,8 @@ def _local_file(uri: str) -> Iterator[Path]:
         yield Path(uri)
         return
     parent, _, name = uri.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="sightline-encoder-") as scratch:
-        path = Path(scratch, BACKBONE_FILE)
+    with ScratchFolder("encoder") as scratch:
+        path = scratch / BACKBONE_FILE
         try:
             open_storage(parent).download(name, path)
         except NotFoundError:

@@ -5,11 +5,8 @@ Ultralytics is AGPL-3.0 and comes with the extra `sightline[detect]`; nothing el
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
-import shutil
-import tempfile
 from typing import Any
 
 from PIL import Image
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from sightline.config import UserError
 from sightline.encoders.base import Encoder, EncoderSpec
+from sightline.storage.scratch import scratch_until_exit
 
 # Left alone, Ultralytics looks for the network at import, installs packages at run time, runs
 # pickled code on loading a model, and reads torchrun's variables as orders to join a group.
@@ -45,9 +43,7 @@ def import_ultralytics() -> Any:
     """
     os.environ.update(_ENVIRONMENT)
     if not os.environ.get("YOLO_CONFIG_DIR"):
-        folder = tempfile.mkdtemp(prefix="sightline-ultralytics-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["YOLO_CONFIG_DIR"] = folder
+        os.environ["YOLO_CONFIG_DIR"] = str(scratch_until_exit("ultralytics"))
     hidden = {name: os.environ.pop(name) for name in _TORCHRUN_VARIABLES if name in os.environ}
     pillow_open = Image.open
     try:

@@ -8,7 +8,6 @@ import time
 from sightline.config import UserError
 from sightline.data.shards import SHARDS_FOLDER
 from sightline.storage import open_storage
-from sightline.storage.scratch import remove_dead_scratch
 from sightline.telemetry import announce, count
 
 GRACE_SECONDS = 24 * 3600.0
@@ -19,14 +18,11 @@ _OURS = re.compile(rf"(?:{SHARDS_FOLDER}|[0-9a-f]{{16}})/[^/]+|\.sightline-probe
 
 
 def remove_leftovers(store_uri: str) -> None:
-    """Remove scratch folders of dead processes, and old writes to the store that never ended.
+    """Remove old writes to the store that never ended.
 
     Nothing that can be read is touched. A store that does not let us look or remove is left as it
     is, and that is told: `sightline gc` may run with other rights.
     """
-    folders = remove_dead_scratch()
-    if folders:
-        announce("prepare", f"removed {count(folders, 'scratch folder')} of runs that were killed")
     storage = open_storage(store_uri)
     writes = 0
     try:

@@ -9,12 +9,10 @@ bytes under a name, ours are stored beside them, and the list says under which `
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import os
 import platform
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +25,7 @@ from sightline import __version__
 from sightline.config import StepConfig, StepUris, UserError
 from sightline.storage.base import NotFoundError, Storage, join_uri, open_storage
 from sightline.storage.local import LocalStorage
-from sightline.storage.scratch import ScratchFolder
+from sightline.storage.scratch import ScratchFolder, scratch_until_exit
 from sightline.storage.verified import AlteredError, read_verified, refuse_altered
 
 ARTIFACTS_FILE = "artifacts.json"
@@ -244,8 +242,7 @@ class _Fetched:
     ) -> Path:
         with self._lock:
             if self._root is None:
-                self._root = Path(tempfile.mkdtemp(prefix="sightline-fetched-"))
-                atexit.register(_remove_if_ours, self._root, os.getpid())
+                self._root = scratch_until_exit("fetched")
             result = hashlib.sha256(storage.uri.encode() + b"\0" + manifest).hexdigest()
             folder = self._root / result
             for name, expected in wanted.items():
@@ -272,11 +269,6 @@ class _Fetched:
                 raise UserError(f"{uri} is gone although its step published it") from None
             path.parent.mkdir(parents=True, exist_ok=True)
             arrived.replace(path)
-
-
-def _remove_if_ours(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # and this is not a process that was forked from it
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 _FETCHED = _Fetched()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -27,12 +28,7 @@ class ScratchFolder:
     def __init__(self, name: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{name}-")
         self.path = Path(self._folder.name)
-        # Locked before it has its name: a lock that is there and free is a dead process's.
-        unnamed = self.path / f"{_LOCK}.new"
-        self._lock = os.open(unnamed, os.O_CREAT | os.O_RDWR, 0o600)
-        with contextlib.suppress(OSError):  # no locks here: then nobody removes it but we
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unnamed.rename(self.path / _LOCK)
+        self._lock = _lock(self.path)
 
     def close(self) -> None:
         """Remove the folder."""
@@ -51,6 +47,35 @@ class ScratchFolder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def scratch_until_exit(name: str) -> Path:
+    """Make a scratch folder that is removed when this process ends, and return it.
+
+    A process that was forked from this one leaves it alone.
+
+    Args:
+        name: What it is for, as its name will say.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{name}-"))
+    _lock(folder)
+    atexit.register(_remove_if_ours, folder, os.getpid())
+    return folder
+
+
+def _remove_if_ours(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(folder: Path) -> int:
+    # Locked before it has its name: a lock that is there and free is a dead process's.
+    unnamed = folder / f"{_LOCK}.new"
+    lock = os.open(unnamed, os.O_CREAT | os.O_RDWR, 0o600)
+    with contextlib.suppress(OSError):  # no locks here: then nobody removes it but we
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unnamed.rename(folder / _LOCK)
+    return lock
 
 
 def remove_dead_scratch() -> int:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import pickle
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ import torch
 from sightline.config import UserError
 from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
 from sightline.storage.artifacts import sha256_of
+from sightline.storage.scratch import ScratchFolder
 from sightline.storage.verified import AlteredError, read_verified
 from sightline.telemetry.exporter import Exporter
 from sightline.telemetry.metrics import (
@@ -155,8 +155,8 @@ class Checkpoints:
         except (ValueError, KeyError, TypeError):
             raise _DamagedError("its manifest is none of ours") from None
         self._require_same_run(name, identity)
-        with tempfile.TemporaryDirectory(prefix="sightline-checkpoint-") as scratch:
-            path = Path(scratch, name + _STATE)
+        with ScratchFolder("checkpoint") as scratch:
+            path = scratch / (name + _STATE)
 
             def fetch() -> None:
                 path.unlink(missing_ok=True)
@@ -212,7 +212,7 @@ class Checkpoints:
         def store() -> None:
             try:
                 with scratch as folder:
-                    self._store(Path(folder, _COPY), global_step)
+                    self._store(folder / _COPY, global_step)
             except Exception as error:  # whatever it is, nobody may take the state for stored
                 self._failure = error
                 if not isinstance(error, LostRunError):
@@ -242,15 +242,15 @@ class Checkpoints:
         """Whether it is known that there are none; before `take_over` nothing is known."""
         return self._is_taken_over and not self._kept
 
-    def _write_copy(self, state: Mapping[str, Any]) -> tempfile.TemporaryDirectory[str]:
+    def _write_copy(self, state: Mapping[str, Any]) -> ScratchFolder:
         scratch = None
         try:
-            scratch = tempfile.TemporaryDirectory(prefix="sightline-checkpoint-")
-            torch.save(dict(state), Path(scratch.name, _COPY))
+            scratch = ScratchFolder("checkpoint")
+            torch.save(dict(state), scratch.path / _COPY)
         except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk so
-            place = Path(scratch.name, _COPY) if scratch else "a temporary file"
+            place = scratch.path / _COPY if scratch else "a temporary file"
             if scratch:
-                scratch.cleanup()
+                scratch.close()
             raise UserError(f"cannot write {place}: {str(error).splitlines()[0]}") from None
         return scratch
 

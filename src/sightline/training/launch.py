@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import IO
 from sightline.config import UserError
 from sightline.machine import usable_cores
 from sightline.storage import StorageUnavailableError
+from sightline.storage.scratch import ScratchFolder
 from sightline.telemetry import count
 from sightline.training.preemption import (
     AlreadyRunningError,
@@ -109,15 +109,16 @@ def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, str | None]:
         *([] if is_spread() else here),
         *("-m", "sightline", *arguments),
     ]
-    with tempfile.TemporaryDirectory(prefix="sightline-workers-") as folder:
-        errors = Path(folder)
+    with ScratchFolder("workers") as scratch:
+        errors = scratch / "errors"
+        errors.mkdir()
         threads = str(max(1, usable_cores() // workers_here(workers)))
         defaults = {
             "OMP_NUM_THREADS": threads,
             # torchrun kills after 30 s who is still at its last step or saving it.
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_SECONDS_TO_END),
         }
-        environment = {**defaults, **os.environ, _ERRORS_FOLDER: folder}
+        environment = {**defaults, **os.environ, _ERRORS_FOLDER: str(errors)}
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
         assert process.stderr is not None
         forwarder = threading.Thread(target=_forward, args=(process.stderr, errors))
