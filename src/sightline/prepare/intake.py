@@ -6,13 +6,13 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from sightline.config import UserError
 from sightline.data import SPLITS
 from sightline.data.images import ImageError
-from sightline.data.shards import Member, Shard, ShardWriter
+from sightline.data.shards import Member, ShardWriter
 from sightline.machine import usable_cores
 from sightline.prepare.catalogue import KINDS, Catalogue, Stage
 from sightline.prepare.checking import CheckingProcess
@@ -46,15 +46,26 @@ Result = tuple[FileToRead, bytes, list[ReadPicture] | ImageError]
 
 
 def read_all(
-    found: Iterable[Findings], catalogue: Catalogue, store_uri: str, config: PrepareConfig
-) -> dict[int, list[Shard]]:
+    found: Iterable[Findings],
+    catalogue: Catalogue,
+    store_uri: str,
+    config: PrepareConfig,
+    writing: ExitStack,
+) -> dict[int, ShardWriter]:
     """Read every file in its turn, store its pictures in shards, and note both in the catalogue.
 
     What cannot be read is rejected. Kinds and splits have shards of their own, as far as splits
     are known before the images are read.
 
+    Args:
+        found: The folders, whose files are in the catalogue.
+        catalogue: What is known of them.
+        store_uri: Where the shards go.
+        config: How images are checked and stored.
+        writing: What the writers end with.
+
     Returns:
-        The stored shards of each writer, in their order.
+        The writers by number; their last shards are on their way until they are closed.
 
     Raises:
         UserError: If more of a folder's images are rejected than the settings allow; as soon as
@@ -77,9 +88,9 @@ def read_all(
         lambda file: file.size_bytes,
     )
     limits = [_BadLimit(findings, catalogue, config) for findings in found]
-    with ExitStack() as stack:
-        size_bytes = config.shard_size_mib * 2**20
-        writers: dict[int, ShardWriter] = {}
+    size_bytes = config.shard_size_mib * 2**20
+    writers: dict[int, ShardWriter] = {}
+    with closing(results):  # also on an error, which would keep it and its threads
         for file, content, result in track(
             _estimate(results, total), "prepare: reading images", total
         ):
@@ -90,17 +101,17 @@ def read_all(
                 continue
             number = len(SPLITS) * KINDS.index(file.kind) + SPLITS.index(file.split)
             if number not in writers:
-                writers[number] = stack.enter_context(ShardWriter(store_uri, size_bytes))
+                writers[number] = writing.enter_context(ShardWriter(store_uri, size_bytes))
             for picture in result:
                 member = writers[number].add(
                     picture.content or content, picture.suffix, picture.sha256
                 )
                 _note(catalogue, file, picture, number, member)
-        for findings in found:
-            refuse_too_many_rejected(findings, catalogue, config.max_bad_fraction)
-        for writer in writers.values():
-            writer.end()  # the last shards leave side by side
-        return {number: writer.close() for number, writer in writers.items()}
+    for findings in found:
+        refuse_too_many_rejected(findings, catalogue, config.max_bad_fraction)
+    for writer in writers.values():
+        writer.end()  # the last shards leave side by side
+    return writers
 
 
 def refuse_too_many_rejected(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -42,7 +42,7 @@ def map_twice_in_window(
     workers: Sequence[Serve],
     items: Iterable[T],
     size_bytes: Callable[[T], int] = lambda _: 0,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Yield what the workers make of `fetch(item)` for every item, as `map_in_window` does.
 
     Many threads wait for a store, and few workers compute: nobody who waits for a core holds a
@@ -106,7 +106,7 @@ def each(function: Callable[[Any], Any]) -> Serve:
 
 def _map(
     stages: Sequence[Sequence[Serve]], items: Iterable[T], size_bytes: Callable[[T], int]
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     most = 4 * sum(len(workers) for workers in stages)
     waiting: deque[Item] = deque()
     held = 0
