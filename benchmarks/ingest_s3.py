@@ -8,8 +8,8 @@ after another, with `get_object`, and ends there. Ours is the whole step: beyond
 failed requests again, keeps a catalogue on disk, takes sets larger than memory, publishes so that
 a kill at any moment does no harm, and writes the data report; none of that is taken off its time.
 
-The step at 0 ms shows what the proxy and the machine let through. CPU is told for each of the
-three that share the cores: it depends less than the time on what else the machine does.
+The step at 0 ms shows what the proxy and the machine let through. CPU is told for each of those
+that share the cores: it depends less than the time on what else the machine does.
 
 The server is that of TESTBED_S3_ENDPOINT, TESTBED_S3_ACCESS_KEY and TESTBED_S3_SECRET_KEY, else of
 AWS's usual environment. A bucket is made for the time of the run.
@@ -66,11 +66,15 @@ def main() -> int:
         for _ in range(arguments.repeats):  # in turns: a slow moment of the machine meets all
             with delayed(endpoint, DELAY_SECONDS) as proxy:
                 peer.append(loop_with_boto3(proxy, bucket, arguments.peer_images))
-            before = cpu_seconds(endpoint)
+            before, server_before = ended_cpu_seconds(), server_cpu_seconds(endpoint)
+            own = time.process_time()
             with delayed(endpoint, DELAY_SECONDS) as proxy:
                 far.append(prepare(proxy, bucket, arguments.images))
-            pairs = zip(cpu_seconds(endpoint), before, strict=True)
-            cpu.append([1000 * (now - then) / arguments.images for now, then in pairs])
+                # Its processes have ended, and the proxy not yet.
+                own, processes = time.process_time() - own, ended_cpu_seconds() - before
+            proxy_seconds = ended_cpu_seconds() - before - processes
+            seconds = own, processes, proxy_seconds, server_cpu_seconds(endpoint) - server_before
+            cpu.append([1000 * part / arguments.images for part in seconds])
             with delayed(endpoint, 0) as proxy:
                 near.append(prepare(proxy, bucket, arguments.images))
     for name, values in (
@@ -80,8 +84,9 @@ def main() -> int:
     ):
         print(f"{name:<24} {statistics.median(values):>8.2f} ms an image")
     parts = [statistics.median(column) for column in zip(*cpu, strict=True)]
-    for name, part in zip(("prepare's", "the proxy's", "the server's"), parts, strict=True):
-        print(f"CPU at 25 ms, {name:<12}{part:>7.2f} ms an image")
+    names = "prepare's", "its processes'", "the proxy's", "the server's"
+    for name, part in zip(names, parts, strict=True):
+        print(f"CPU at 25 ms, {name:<15}{part:>7.2f} ms an image")
     busy = sum(parts) / (os.cpu_count() or 1) / statistics.median(far)
     print(f"they kept the {os.cpu_count()} cores busy for {100 * busy:.0f} % of the time")
     ratios = [theirs / ours for theirs, ours in zip(peer, far, strict=True)]
@@ -95,17 +100,19 @@ def main() -> int:
     return int(ratio < RATIO_LIMIT)
 
 
-def cpu_seconds(endpoint: str) -> tuple[float, float, float]:
-    """Return how long this process, its proxies that have ended, and the server have computed.
-
-    The server's is 0 where it does not run on this machine.
-    """
+def ended_cpu_seconds() -> float:
+    """Return how long the processes that this one started, and that have ended, computed."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    server = 0.0
+    return ended.ru_utime + ended.ru_stime
+
+
+def server_cpu_seconds(endpoint: str) -> float:
+    """Return how long the server has computed; 0 where it does not run on this machine."""
+    seconds = 0.0
     for process in listening_on(urlsplit(endpoint).port or 80):
         fields = (process / "stat").read_text().rpartition(")")[2].split()
-        server += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return time.process_time(), ended.ru_utime + ended.ru_stime, server
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def listening_on(port: int) -> list[Path]:

@@ -6,13 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import sightline.prepare.run as steps
 from sightline.config import UserError
 from sightline.prepare import intake
 from sightline.prepare.config import PrepareConfig, PrepareUris
-from sightline.storage import open_storage
 
 
 def test_store_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
@@ -41,22 +39,20 @@ def test_thumbnails_that_were_read_do_not_stay_in_memory(catalogue):
     assert int(found[1]) <= 500
 
 
-def test_no_more_pictures_are_decoded_at_once_than_there_are_cores(tmp_path, monkeypatch):
-    Image.new("L", (32, 32), 9).save(tmp_path / "a.png")
-    monkeypatch.setattr(intake, "usable_cores", lambda: 1)
-    reader = intake._Reader(
-        {"images": open_storage(str(tmp_path))}, {"images": 32}, PrepareConfig()
-    )
-    assert reader.threads > 1
-    is_free = []
-    read_file = intake.read_file
+def test_no_more_pictures_are_decoded_at_once_than_there_are_cores(monkeypatch):
+    for cores in (1, 3):
+        monkeypatch.setattr(intake, "usable_cores", lambda cores=cores: cores)
+        assert len(intake.start_checking(1)) == cores
+        assert len(intake.start_checking(intake.PROCESSES_FROM)) == cores
 
-    def look_and_read(*arguments, **options):
-        is_free.append(reader._decoding.acquire(blocking=False))
-        return read_file(*arguments, **options)
 
-    monkeypatch.setattr(intake, "read_file", look_and_read)
-    file = intake.FileToRead(1, "images", "a.png", None, "train", 100)
-    for _ in range(2):
-        assert len(reader.read(file)[1]) == 1
-    assert is_free == [False, False]
+def test_pictures_are_in_the_catalogue_as_soon_as_anything_is_asked(catalogue):
+    for file in range(3):
+        catalogue.add_picture(
+            {"file": file, "frame": 0, "kind": "images", "name": "a"}, bytes(1024)
+        )
+        assert catalogue.value("SELECT COUNT(*) FROM pictures") == file + 1
+    catalogue.add_picture({"file": 3, "frame": 0, "kind": "labels", "name": "b"}, bytes(1024))
+    catalogue.add_picture({"file": 4, "frame": 0, "kind": "labels", "name": "c", "label": "x"}, b"")
+    rows = list(catalogue.rows("SELECT id, file, label FROM pictures ORDER BY id"))
+    assert rows == [(1, 0, None), (2, 1, None), (3, 2, None), (4, 3, None), (5, 4, "x")]

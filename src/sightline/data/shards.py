@@ -25,6 +25,7 @@ REUSE_SECONDS = 12 * 3600.0
 """Up to this age what is stored is taken as it is; later it is written again, so that it counts as
 new for a garbage collection that spares what is younger than a day."""
 
+_WRITE_BYTES = 2**20
 _END = bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -103,13 +104,18 @@ class ShardWriter:
         self._uploader.shutdown(wait=True, cancel_futures=True)
         self._scratch.close()
 
-    def add(self, content: bytes, suffix: str) -> Member:
+    def add(self, content: bytes, suffix: str, sha256: str = "") -> Member:
         """Store an image's bytes and return where they will lie.
+
+        Args:
+            content: The bytes.
+            suffix: What their name ends in, such as `jpg`.
+            sha256: Of the bytes, where it is known already.
 
         Raises:
             UserError: If the shard before could not be stored.
         """
-        digest = hashlib.sha256(content).hexdigest()
+        digest = sha256 or hashlib.sha256(content).hexdigest()
         if self._open and not self._open.fits(digest, content, self._shard_size_bytes):
             self._finish()
         if not self._open:
@@ -153,6 +159,8 @@ class _OpenShard:
         self.file = path.open("wb")
         self._hash = hashlib.sha256()
         self._size_bytes = 0
+        self._unwritten: list[bytes] = []
+        self._unwritten_bytes = 0
         self._offsets: dict[str, int] = {}
 
     def fits(self, digest: str, content: bytes, limit_bytes: int) -> bool:
@@ -169,16 +177,27 @@ class _OpenShard:
 
     def close(self) -> Shard:
         self._write(_END)
+        self._flush()
         self.file.close()
         digest = self._hash.hexdigest()
         name = f"{SHARDS_FOLDER}/{digest}.tar"
         return Shard(name, len(self._offsets), self._size_bytes, digest)
 
     def _write(self, *parts: bytes) -> None:
-        for part in parts:
-            self.file.write(part)
-            self._hash.update(part)
-            self._size_bytes += len(part)
+        size_bytes = sum(len(part) for part in parts)
+        self._unwritten += parts
+        self._unwritten_bytes += size_bytes
+        self._size_bytes += size_bytes
+        if self._unwritten_bytes >= _WRITE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        # Each write and each hash lets other threads have the interpreter, and waits to get it
+        # back: once a megabyte instead of six times an image.
+        content = b"".join(self._unwritten)
+        self.file.write(content)
+        self._hash.update(content)
+        self._unwritten, self._unwritten_bytes = [], 0
 
 
 def tar_header(name: str, size_bytes: int) -> bytes:

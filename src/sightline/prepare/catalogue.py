@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data import derived_seed
-
-THUMBNAIL_SIDE_PX = 32
+from sightline.prepare.pictures import THUMBNAIL_SIDE_PX
 
 # A file's id is its place in the listing. `turn` is a hash of its name: files are read in that
 # order, so that shards are shuffled as they are written. A stage says when a file was rejected.
@@ -91,6 +90,7 @@ KINDS = tuple(MEMBERS)
 _CACHE_KIB = 8 * 1024
 _THUMBNAIL_BYTES = THUMBNAIL_SIDE_PX**2
 _BATCH = 1000
+_ROWS = 64
 
 
 class Stage(IntEnum):
@@ -139,7 +139,11 @@ class Catalogue:
         # One transaction for everything: its pages go to disk when the cache is full.
         self._connection.execute("BEGIN")
         self._thumbnails_path = folder / "thumbnails.u8"
-        self._thumbnails = self._thumbnails_path.open("wb")
+        self._thumbnails = self._thumbnails_path.open("wb", buffering=2**16)
+        # One statement for many pictures: each lets the reading threads have the interpreter, and
+        # waits to get it back.
+        self._names: tuple[str, ...] = ()
+        self._waiting: list[tuple[Any, ...]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -154,23 +158,24 @@ class Catalogue:
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> int:
         """Run a statement and return how many rows it changed."""
-        return self._connection.execute(statement, values).rowcount
+        return self._run(statement, values).rowcount
 
     def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement for every row of values, which may be a stream."""
+        self._add_waiting()
         self._connection.executemany(statement, rows)
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
         """Yield the rows of a query; what it reads must stay as it is meanwhile."""
-        return self._connection.execute(query, values)
+        return self._run(query, values)
 
     def values(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return the first value of each row."""
-        return [row[0] for row in self._connection.execute(query, values)]
+        return [row[0] for row in self._run(query, values)]
 
     def value(self, query: str, values: Sequence[Any] = ()) -> Any:
         """Return the first value of the first row."""
-        return self._connection.execute(query, values).fetchone()[0]
+        return self._run(query, values).fetchone()[0]
 
     def add_files(self, files: Iterable[ListedFile]) -> None:
         """Add files in the order of the listing, from a stream."""
@@ -196,7 +201,7 @@ class Catalogue:
         """
         self.execute(f"CREATE INDEX IF NOT EXISTS files_by_{order} ON files ({order})")
         last = (-1, -1)
-        while batch := self._connection.execute(
+        while batch := self._run(
             f"SELECT files.{order}, files.id, {columns} FROM files "
             "LEFT JOIN groups ON groups.name = files.group_name "
             f"WHERE (files.{order}, files.id) > (?, ?) AND rejected IS NULL AND {condition} "
@@ -209,9 +214,26 @@ class Catalogue:
 
     def add_picture(self, values: Mapping[str, Any], thumbnail: bytes) -> None:
         """Add what was read of a file; its thumbnail becomes the next row of the thumbnails."""
-        names, marks = ", ".join(values), ", ".join("?" * len(values))
-        self.execute(f"INSERT INTO pictures ({names}) VALUES ({marks})", tuple(values.values()))
+        names = tuple(values)
+        if names != self._names or len(self._waiting) == _ROWS:
+            self._add_waiting()
+            self._names = names
+        self._waiting.append(tuple(values.values()))
         self._thumbnails.write(thumbnail)
+
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        self._add_waiting()
+        return self._connection.execute(statement, values)
+
+    def _add_waiting(self) -> None:
+        """Write the pictures that wait, before anything may ask for them."""
+        if not self._waiting:
+            return
+        marks = f"({', '.join('?' * len(self._names))})"
+        statement = f"INSERT INTO pictures ({', '.join(self._names)}) VALUES "
+        statement += ", ".join([marks] * len(self._waiting))
+        self._connection.execute(statement, [value for row in self._waiting for value in row])
+        self._waiting.clear()
 
     def thumbnails_of(self, condition: str) -> NDArray[np.uint8]:
         """Return the thumbnails of some pictures, by id, shape (N, 1024), in a file on disk."""

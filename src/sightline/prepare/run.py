@@ -6,7 +6,7 @@ import errno
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,19 @@ def run(uris: PrepareUris, config: PrepareConfig) -> dict[str, Any]:
         new_artifacts("prepare", uris, config, uris.out_uri) as folder,
         ScratchFolder("catalogue") as scratch,
         Catalogue(scratch) as catalogue,
+        ExitStack() as writing,
     ):
-        metrics = _prepare(uris, config, catalogue, folder)
+        metrics = _prepare(uris, config, catalogue, folder, writing)
     announce("prepare", f"the data report is {uris.out_uri}/data_report.html")
     return metrics
 
 
 def _prepare(
-    uris: PrepareUris, config: PrepareConfig, catalogue: Catalogue, folder: Path
+    uris: PrepareUris,
+    config: PrepareConfig,
+    catalogue: Catalogue,
+    folder: Path,
+    writing: ExitStack,
 ) -> dict[str, Any]:
     found = find_folders(uris, config, catalogue)
     told = []
@@ -87,7 +92,7 @@ def _prepare(
         read_table(uris.table_uri, catalogue)
         told = match_rows(catalogue)
     decide_splits(catalogue, config)
-    shards = read_all(found, catalogue, uris.store_uri, config)
+    writers = read_all(found, catalogue, uris.store_uri, config, writing)
     if catalogue.value("SELECT COUNT(patient) FROM files"):
         decide_splits(catalogue, config)
     reject_two_classes(catalogue)
@@ -100,6 +105,8 @@ def _prepare(
     check_sets(catalogue, classes.get("labels", ()), config)
     near = compare_thumbnails(catalogue)
     leak = compare_splits(catalogue, config.split_seed)
+    # Until here the last shards were on their way.
+    shards = {number: writer.close() for number, writer in writers.items()}
     side = config.stored_short_side_px
     sides = {"images": side, "labels": side, "boxes": config.boxes_short_side_px}
     datasets = {

@@ -17,7 +17,9 @@ import ssl
 import threading
 import uuid
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +60,7 @@ from sightline.storage.settings import StorageConfig
 
 PART_BYTES = 16 * 2**20
 MAX_PARTS = 10_000
+_PARALLEL_PARTS = 2
 MAX_KEY_BYTES = 1024
 _PROBE_PREFIX = ".sightline-probe-"
 
@@ -354,13 +357,15 @@ class S3Storage:
 
     def _pages(self, operation: str, prefix: str, *markers: str) -> Iterator[Any]:
         arguments = {"Bucket": self.bucket, "Prefix": self._prefix + prefix}
-        while True:
-            page = self._send("list", prefix, operation, arguments)
+        page = self._send("list", prefix, operation, arguments)
+        # The next page is on its way while the caller goes through this one.
+        with ThreadPoolExecutor(1) as pool:
+            while page.get("IsTruncated"):
+                arguments |= {marker: page[f"Next{marker}"] for marker in markers}
+                following = pool.submit(self._send, "list", prefix, operation, dict(arguments))
+                yield page
+                page = following.result()
             yield page
-            if not page.get("IsTruncated"):
-                return
-            for marker in markers:
-                arguments[marker] = page[f"Next{marker}"]
 
     def _honours_conditions(self) -> bool:
         connection = self._connection
@@ -404,15 +409,25 @@ class S3Storage:
         begun = self._call("write", key, "create_multipart_upload", algorithm)
         upload = {"UploadId": begun["UploadId"]}
         try:
-            parts: list[dict[str, Any]] = []
-            with source.open("rb") as file:
-                while content := file.read(part_bytes):
-                    checksum = self._checksum(content)
-                    place = {"PartNumber": len(parts) + 1}
-                    sent = {**upload, **place, **checksum, "Body": content}
-                    stored = self._call("write", key, "upload_part", sent)
-                    part = {**place, "ETag": stored["ETag"]}
-                    parts.append({**part, **checksum} if summed else part)
+
+            def send(number: int, content: bytes) -> dict[str, Any]:
+                checksum, place = self._checksum(content), {"PartNumber": number}
+                sent = {**upload, **place, **checksum, "Body": content}
+                stored = self._call("write", key, "upload_part", sent)
+                part = {**place, "ETag": stored["ETag"]}
+                return {**part, **checksum} if summed else part
+
+            # One is read and summed while another is on its way.
+            with source.open("rb") as file, ThreadPoolExecutor(_PARALLEL_PARTS) as pool:
+                sending: deque[Future[dict[str, Any]]] = deque()
+                parts: list[dict[str, Any]] = []
+                for number in range(1, MAX_PARTS + 1):
+                    if len(sending) == _PARALLEL_PARTS:
+                        parts.append(sending.popleft().result())
+                    if not (content := file.read(part_bytes)):
+                        break
+                    sending.append(pool.submit(send, number, content))
+                parts += [part.result() for part in sending]
             ended = {**upload, "MultipartUpload": {"Parts": parts}, **condition}
             self._call("write", key, "complete_multipart_upload", ended)
         except BaseException:
