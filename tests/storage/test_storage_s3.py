@@ -129,8 +129,8 @@ def test_list_streams_page_by_page_beyond_a_thousand_objects(faults, open_faulty
         list(threads.map(lambda name: storage.write_bytes(name, b""), names))
     faults.requests.clear()
     entries = storage.list()
-    assert next(entries).key == "0000"
-    assert len(faults.requests) == 1
+    assert not faults.requests
+    assert next(entries).key == "0000"  # and the second page is asked for meanwhile
     assert [entry.key for entry in entries] == names[1:]
     assert len(faults.requests) == 2
 

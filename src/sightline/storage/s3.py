@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import os
 import socket
 import ssl
@@ -421,7 +422,7 @@ class S3Storage:
             with source.open("rb") as file, ThreadPoolExecutor(_PARALLEL_PARTS) as pool:
                 sending: deque[Future[dict[str, Any]]] = deque()
                 parts: list[dict[str, Any]] = []
-                for number in range(1, MAX_PARTS + 1):
+                for number in itertools.count(1):
                     if len(sending) == _PARALLEL_PARTS:
                         parts.append(sending.popleft().result())
                     if not (content := file.read(part_bytes)):
