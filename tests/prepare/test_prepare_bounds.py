@@ -42,8 +42,19 @@ def test_thumbnails_that_were_read_do_not_stay_in_memory(catalogue):
 def test_no_more_pictures_are_decoded_at_once_than_there_are_cores(monkeypatch):
     for cores in (1, 3):
         monkeypatch.setattr(intake, "usable_cores", lambda cores=cores: cores)
-        assert len(intake.start_checking(1)) == cores
-        assert len(intake.start_checking(intake.PROCESSES_FROM)) == cores
+        assert len(intake.start_checking(1, 32)) == cores
+        assert len(intake.start_checking(intake.PROCESSES_FROM, 32)) == cores
+
+
+def test_processes_check_only_large_sets_of_a_server_on_several_cores(monkeypatch):
+    def are_processes(cores, files, requests):
+        monkeypatch.setattr(intake, "usable_cores", lambda: cores)
+        return [hasattr(serve, "__self__") for serve in intake.start_checking(files, requests)]
+
+    assert are_processes(3, 3000, 32) == [True] * 3
+    assert are_processes(1, 3000, 32) == [False]
+    assert are_processes(3, 2999, 32) == [False] * 3
+    assert are_processes(3, 3000, 4) == [False] * 3
 
 
 def test_pictures_are_in_the_catalogue_as_soon_as_anything_is_asked(catalogue):

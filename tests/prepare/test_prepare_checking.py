@@ -31,7 +31,8 @@ CONFIG = PrepareConfig(group_pattern=r"(p\d+)_", dicom_frames="split", max_bad_f
 WITH_PROCESSES = """
 import sys
 from sightline.prepare import intake
-intake.PROCESSES_FROM, intake.usable_cores = 1, lambda: 2
+intake.PROCESSES_FROM = intake.PROCESSES_FROM_REQUESTS = 1
+intake.usable_cores = lambda: 2
 from sightline.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -40,6 +41,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.fixture
 def two_processes(monkeypatch):
     monkeypatch.setattr(intake, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(intake, "PROCESSES_FROM_REQUESTS", 1)
     monkeypatch.setattr(intake, "usable_cores", lambda: 2)
 
 
