@@ -216,48 +216,6 @@ def start_checking(files: int, requests: int) -> list[Serve]:
     return [CheckingProcess().serve for _ in range(cores)]
 
 
-def _check(self) -> None:
-    if self._bad > self._most:
-        so_far = f"at least {self._bad} of {self._listed}"
-        raise _too_many_rejected(self._findings, self._catalogue, so_far, self._fraction)
-
-
-class _Reader:
-    """Fetches files, in many threads: most of them wait for a store."""
-
-    def __init__(
-        self,
-        storages: Mapping[str, Storage],
-        short_side_px: Mapping[str, int],
-        config: PrepareConfig,
-    ) -> None:
-        self._storages = storages
-        self._short_side_px = short_side_px
-        self._dicom_frames = config.dicom_frames
-        self.requests = max(storage.parallel_requests for storage in storages.values())
-
-    def fetch(self, file: FileToRead) -> Fetched:
-        # The boxes of a file are those of one picture.
-        frames = "refuse" if file.kind == "boxes" else self._dicom_frames
-        wanted = Wanted(file.key, frames, self._short_side_px[file.kind])
-        try:
-            return file, wanted, read_listed(self._storages[file.kind].read_bytes, file.key)
-        except ImageError as error:
-            return file, wanted, error
-
-
-def start_checking(files: int) -> list[Serve]:
-    """Return what checks the fetched files: a picture for each core at once, of up to 150 MB.
-
-    Large sets are checked in processes of their own, for threads would wait for each other: half
-    of the work on a small image holds Python's lock.
-    """
-    cores = usable_cores()
-    if cores == 1 or files < PROCESSES_FROM:
-        return [each(_check)] * cores
-    return [CheckingProcess().serve for _ in range(cores)]
-
-
 def _check(fetched: Fetched) -> Result:
     file, wanted, content = fetched
     if isinstance(content, ImageError):
