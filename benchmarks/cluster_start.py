@@ -13,7 +13,6 @@ is what the cluster's events say of it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -22,13 +21,14 @@ import subprocess
 import sys
 import time
 
+from cluster_stop import CLUSTER, SETTINGS, parse_arguments
+
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.render import job_name, render_pytorchjob
 from sightline_cluster.task import Task, make_task
 
 LIMIT_SECONDS = 10.0
-CLUSTER = {"cpu": "1", "memory": "2Gi", "shared_memory": "256Mi", "scratch": "2Gi"}
-SETTINGS = {"preset": "demo", "image_size": 32, "global_batch_size": 16, "workers": 2, "epochs": 1}
+ONE_EPOCH = {**SETTINGS, "epochs": 1}
 IMPORTS = """
 import subprocess, sys, time
 start = time.monotonic()
@@ -41,13 +41,7 @@ print("imports took", time.monotonic() - start)
 
 def main() -> int:
     """Start jobs and print the table; 1 if the limit was missed."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--dataset-uri", required=True)
-    parser.add_argument("--out", required=True, help="s3://… that receives the runs")
-    parser.add_argument("--namespace", required=True)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--s3-in-cluster", default=os.environ.get("TESTBED_S3_ENDPOINT_IN_CLUSTER"))
-    given = parser.parse_args()
+    given = parse_arguments(runs=3)
     values = {**CLUSTER, "namespace": given.namespace, "s3_endpoint_url": given.s3_in_cluster}
     config = ClusterConfig.from_values({"backend": "pytorchjob", **values})
     stamp = int(time.time())
@@ -55,7 +49,7 @@ def main() -> int:
     for number in range(given.runs):
         out_uri = f"{given.out}/runs/start-{stamp}-{number}/pretrain"
         uris = {"dataset_uri": given.dataset_uri, "out_uri": out_uri}
-        task = make_task("pretrain", uris, SETTINGS, {})
+        task = make_task("pretrain", uris, ONE_EPOCH, {})
         imports = measure_imports(task, config)
         whole = measure_start(task, values)
         pull = pulled_seconds(given.namespace, task)
@@ -107,7 +101,7 @@ def measure_start(task: Task, cluster: dict) -> float:
         [
             *(sys.executable, "-m", "sightline_cluster", "run", "--cluster", json.dumps(cluster)),
             *("pretrain", "--dataset-uri", task.uris.to_json()["dataset_uri"]),
-            *("--out-uri", task.out_uri, "--config", json.dumps(SETTINGS)),
+            *("--out-uri", task.out_uri, "--config", json.dumps(ONE_EPOCH)),
         ],
         stdout=subprocess.PIPE,
         text=True,

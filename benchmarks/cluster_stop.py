@@ -28,15 +28,20 @@ CLUSTER = {"cpu": "1", "memory": "2Gi", "shared_memory": "256Mi", "scratch": "2G
 SETTINGS = {"preset": "demo", "image_size": 32, "global_batch_size": 16, "workers": 2}
 
 
-def main() -> int:
-    """Stop runs, one after another, and print the table; 1 if a limit was missed."""
+def parse_arguments(runs: int) -> argparse.Namespace:
+    """Return where the data, the results and the cluster's jobs are, and how many runs to do."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--dataset-uri", required=True)
     parser.add_argument("--out", required=True, help="s3://… that receives the runs")
     parser.add_argument("--namespace", required=True)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=runs)
     parser.add_argument("--s3-in-cluster", default=os.environ.get("TESTBED_S3_ENDPOINT_IN_CLUSTER"))
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Stop runs, one after another, and print the table; 1 if a limit was missed."""
+    given = parse_arguments(runs=20)
     api = connect(given.namespace)
     cluster = {**CLUSTER, "namespace": given.namespace, "s3_endpoint_url": given.s3_in_cluster}
     draw = random.Random(0)

@@ -20,18 +20,24 @@ IMAGES = {"train": images.TRAIN, "detect": images.DETECT, "launch": images.LAUNC
 COMPILERS = ("cc", "gcc", "g++", "c++", "clang", "ld", "as", "make", "go", "rustc", "nvcc")
 # Runs inside an image, with nothing but its own Python.
 PROBE = """
-import importlib.metadata, importlib.util, json, os, pathlib, shutil, sys
-caches = [p for p in ("/root/.cache", "/var/cache/apt/archives", "/opt/venv/bin/pip") if os.path.exists(p)]
+import importlib.metadata, importlib.util, json, os, shutil, sys
+places = ("/root/.cache", "/var/cache/apt/archives", "/opt/venv/bin/pip")
+caches = [p for p in places if os.path.exists(p)]
+def holds(place):
+    return not os.path.isdir(place) or any(files for _, _, files in os.walk(place))
+roots = ("/", "/opt", "/opt/venv", "/opt/sightline")
+modules = ("torch", "ultralytics", "kubernetes", "kfp", "sightline")
+packages = importlib.metadata.distributions()
 print(json.dumps({
     "uid": os.getuid(),
     "gid": os.getgid(),
     "compilers": [name for name in sys.argv[1].split(",") if shutil.which(name)],
-    "caches": [p for p in caches if not os.path.isdir(p) or any(files for _, _, files in os.walk(p))],
-    "writable": [p for p in ("/", "/opt", "/opt/venv", "/opt/sightline") if os.access(p, os.W_OK)],
-    "modules": [m for m in ("torch", "ultralytics", "kubernetes", "kfp", "sightline") if importlib.util.find_spec(m)],
-    "packages": {d.name: d.version for d in importlib.metadata.distributions() if "/opt/" in str(d.locate_file(""))},
+    "caches": [p for p in caches if holds(p)],
+    "writable": [p for p in roots if os.access(p, os.W_OK)],
+    "modules": [m for m in modules if importlib.util.find_spec(m)],
+    "packages": {d.name: d.version for d in packages if "/opt/" in str(d.locate_file(""))},
 }))
-"""  # noqa: E501 - a program of one statement
+"""
 
 
 def docker(*arguments):

@@ -133,7 +133,7 @@ def _running(stages: Sequence[Sequence[Serve]]) -> Iterator[Items]:
     try:
         for place, workers in enumerate(stages):
             following = queues[place + 1] if place + 1 < len(queues) else None
-            hand_on = _ending if following is None else _handing_to(following)
+            hand_on = Item.end if following is None else _handing_to(following)
             threads.append([])
             for serve in workers:
                 thread = Thread(target=serve, args=(queues[place], hand_on))
@@ -148,10 +148,6 @@ def _running(stages: Sequence[Sequence[Serve]]) -> Iterator[Items]:
                 queue.put(None)
             for thread in own:
                 thread.join()
-
-
-def _ending(item: Item) -> None:
-    item.end()
 
 
 def _handing_to(following: Items) -> Callable[[Item], None]:
