@@ -10,7 +10,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 
-from sightline.storage.s3_signing import GetSigner, host_header
+from sightline.storage.s3_signing import GetSigner, canonical_query, host_header
 
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -32,6 +32,21 @@ def test_signature_of_the_documentation_s_example():
     )
 
 
+def test_signature_of_the_documentation_s_listing():
+    # "Example: GET Bucket (List Objects)" of the same page.
+    sent = GetSigner("us-east-1").sign(
+        "examplebucket.s3.amazonaws.com",
+        "/",
+        {},
+        ReadOnlyCredentials(KEY_ID, SECRET, None),
+        datetime(2013, 5, 24, tzinfo=UTC),
+        canonical_query({"prefix": "J", "max-keys": "2"}),
+    )
+    assert sent["Authorization"].endswith(
+        "Signature=34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
+    )
+
+
 @pytest.mark.parametrize(
     "endpoint", ["http://127.0.0.1:9000", "http://S3.Example:80", "http://[::1]:9"]
 )
@@ -46,6 +61,15 @@ def test_signature_is_that_of_botocore(endpoint, token, key):
         sent = signer.sign(host_header(endpoint), path, headers, credentials, now)
         assert sent["Authorization"].endswith(theirs(endpoint + path, headers, credentials, sent))
         assert sent.get("x-amz-security-token") == token
+
+
+def test_signature_of_a_query_is_that_of_botocore():
+    credentials = ReadOnlyCredentials(KEY_ID, SECRET, None)
+    query = canonical_query({"prefix": "a b/ü+&=~", "list-type": "2", "continuation-token": "x/=="})
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    sent = GetSigner("eu-central-1").sign("s3.example", "/bucket", {}, credentials, now, query)
+    url = f"http://s3.example/bucket?{query}"
+    assert sent["Authorization"].endswith(theirs(url, {}, credentials, sent))
 
 
 def theirs(url, headers, credentials, sent):

@@ -31,7 +31,7 @@ import boto3
 import botocore.exceptions as boto_errors
 from botocore.config import Config
 from botocore.httpsession import get_cert_path
-from botocore.utils import get_environ_proxies, parse_timestamp
+from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -56,7 +56,8 @@ from sightline.storage.s3_errors import (
     explain_refusal,
     refusal_from_xml,
 )
-from sightline.storage.s3_signing import GetSigner, host_header
+from sightline.storage.s3_listing import Page, page_query, parse_page
+from sightline.storage.s3_signing import GetSigner, canonical_query, host_header
 from sightline.storage.settings import StorageConfig
 
 PART_BYTES = 16 * 2**20
@@ -190,13 +191,11 @@ class S3Storage:
 
         The empty objects that consoles put in place of folders are left out.
         """
-        for page in self._pages("list_objects_v2", prefix, "ContinuationToken"):
-            for item in page.get("Contents", ()):
-                key = item["Key"][len(self._prefix) :]
-                name = key.rpartition("/")[2]
-                is_folder = not name and item["Size"] == 0
-                if key and not is_folder and not name.startswith(_PROBE_PREFIX):
-                    yield Entry(key, item["Size"], item["LastModified"].timestamp())
+        for entry in self._entries(prefix):
+            name = entry.key.rpartition("/")[2]
+            is_folder = not name and entry.size_bytes == 0
+            if entry.key and not is_folder and not name.startswith(_PROBE_PREFIX):
+                yield entry
 
     def exists(self, key: str) -> bool:
         """Say whether an object is stored under the key."""
@@ -222,11 +221,8 @@ class S3Storage:
 
         The sizes of the uploads are unknown, so 0.
         """
-        for page in self._pages("list_objects_v2", _PROBE_PREFIX, "ContinuationToken"):
-            for item in page.get("Contents", ()):
-                key = item["Key"][len(self._prefix) :]
-                yield Entry(key, item["Size"], item["LastModified"].timestamp())
-        for page in self._pages("list_multipart_uploads", "", "KeyMarker", "UploadIdMarker"):
+        yield from self._entries(_PROBE_PREFIX)
+        for page in self._upload_pages():
             for item in page.get("Uploads", ()):
                 # Checked here too: what is listed gets removed, and not every server filters.
                 if item["Key"].startswith(self._prefix):
@@ -356,17 +352,41 @@ class S3Storage:
 
         return self._retries.call(f"{access} {self._shown(key)}", attempt)
 
-    def _pages(self, operation: str, prefix: str, *markers: str) -> Iterator[Any]:
-        arguments = {"Bucket": self.bucket, "Prefix": self._prefix + prefix}
-        page = self._send("list", prefix, operation, arguments)
+    def _entries(self, prefix: str) -> Iterator[Entry]:
+        page = self._list(prefix)
         # The next page is on its way while the caller goes through this one.
         with ThreadPoolExecutor(1) as pool:
-            while page.get("IsTruncated"):
-                arguments |= {marker: page[f"Next{marker}"] for marker in markers}
-                following = pool.submit(self._send, "list", prefix, operation, dict(arguments))
-                yield page
+            while page.next_token:
+                following = pool.submit(self._list, prefix, page.next_token)
+                yield from self._below(page)
                 page = following.result()
+            yield from self._below(page)
+
+    def _below(self, page: Page) -> Iterator[Entry]:
+        for entry in page.entries:
+            yield Entry(entry.key[len(self._prefix) :], entry.size_bytes, entry.modified)
+
+    def _list(self, prefix: str, token: str = "") -> Page:
+        query = page_query(self._prefix + prefix, token)
+
+        def attempt(ends: float) -> Page:
+            answer = self._connection.get(self.bucket, "", {}, ends, self._retries.clock, query)
+            if answer.status != 200:
+                refusal = refusal_from_xml(answer.status, answer.content, answer.headers)
+                raise explain_refusal(refusal, self._target(prefix), "list")
+            return parse_page(answer.content)
+
+        return self._retries.call(f"list {self._shown(prefix)}", attempt)
+
+    def _upload_pages(self) -> Iterator[Any]:
+        arguments = {"Bucket": self.bucket, "Prefix": self._prefix}
+        while True:
+            page = self._send("list", "", "list_multipart_uploads", arguments)
             yield page
+            if not page.get("IsTruncated"):
+                return
+            markers = ("KeyMarker", "UploadIdMarker")
+            arguments |= {marker: page[f"Next{marker}"] for marker in markers}
 
     def _honours_conditions(self) -> bool:
         connection = self._connection
@@ -462,9 +482,6 @@ class _Connection:
             raise _unusable_credentials(error) from None
         if self._credentials is None:
             raise _unusable_credentials(None)
-        # A page of a listing holds 1,000 times; botocore's parser of any format costs most of it.
-        parsers = session._session.get_component("response_parser_factory")
-        parsers.set_parser_defaults(timestamp_parser=_parse_time)
         addressing = config.s3_addressing
         if addressing == "auto" and config.s3_endpoint_url:
             addressing = "path"
@@ -508,17 +525,27 @@ class _Connection:
         return str(self._current_credentials().access_key)
 
     def get(
-        self, bucket: str, key: str, headers: Mapping[str, str], ends: float, clock: Clock
+        self,
+        bucket: str,
+        key: str,
+        headers: Mapping[str, str],
+        ends: float,
+        clock: Clock,
+        query: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Fetch an object; the answer may be a refusal.
+        """Fetch an object, or without a key what the query asks of the bucket.
+
+        The answer may be a refusal.
 
         Raises:
             PassingError: If no whole answer came.
         """
         origin, host, folder = self._address(bucket)
-        path = folder + quote(key, safe="/~")
+        path = folder + quote(key, safe="/~") if key else folder.rstrip("/") or "/"
+        asked = canonical_query(query or {})
         by, now = self._current_credentials(), datetime.now(UTC)
-        signed = self._signer.sign(host, path, headers, by, now)
+        signed = self._signer.sign(host, path, headers, by, now, asked)
+        path += f"?{asked}" if asked else ""
         left = max(0.001, ends - clock.monotonic())
         patience = Patience(
             connect=min(left, self._config.s3_connect_timeout_seconds),
@@ -639,16 +666,6 @@ def _check_crc(answer: Answer) -> None:
     found = base64.b64encode(zlib.crc32(answer.content).to_bytes(4, "big")).decode()
     if found != stored:
         raise PassingError("the bytes do not match their checksum", kind="wrong bytes")
-
-
-def _parse_time(text: str) -> datetime:
-    with contextlib.suppress(ValueError, TypeError):
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo:
-            return moment
-    moment = parse_timestamp(text)
-    assert isinstance(moment, datetime)
-    return moment
 
 
 def _refusal_of(error: boto_errors.ClientError) -> Refusal:
