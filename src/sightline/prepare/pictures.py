@@ -10,6 +10,7 @@ import io
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
@@ -67,10 +68,9 @@ def _pack(original: bytes, checked: CheckedImage, short_side_px: int) -> ReadPic
     content = None
     digest = hashlib.sha256(f"{height} {width}".encode())
     digest.update(pixels.data)
-    picture = Image.fromarray(pixels)
-    small = _shrink(picture)
     scale = short_side_px / min(width, height)
     if scale < 1 or not checked.is_plain:
+        picture = Image.fromarray(pixels)
         if scale < 1:
             width, height = max(1, round(width * scale)), max(1, round(height * scale))
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
@@ -86,20 +86,22 @@ def _pack(original: bytes, checked: CheckedImage, short_side_px: int) -> ReadPic
         height=height,
         is_scaled=scale < 1,
         pixels=digest.digest(),
-        thumbnail=small.tobytes(),
+        thumbnail=_shrink(pixels),
         notes=checked.notes,
         frame=checked.frame,
         patient=checked.patient,
     )
 
 
-def _shrink(picture: Image.Image) -> Image.Image:
-    """Return the thumbnail of a picture: each pixel the mean of what it covers, in gray."""
+def _shrink(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the thumbnail of a picture: each pixel the mean of what it covers, in gray.
+
+    Half of what Pillow takes, which would have to copy the picture first.
+    """
     side = THUMBNAIL_SIDE_PX
-    if picture.width % side == picture.height % side == 0:
-        # Whole pixels make up each mean, and to add them up first takes two thirds of the time.
-        return picture.reduce((picture.width // side, picture.height // side)).convert("L")
-    return picture.convert("L").resize((side, side), Image.Resampling.BOX)
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    small: NDArray[np.uint8] = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
+    return small.tobytes()
 
 
 def _encode_jpeg(picture: Image.Image, original: bytes) -> bytes:
