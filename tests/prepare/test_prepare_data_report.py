@@ -52,11 +52,13 @@ def metrics():
         "duplicates": {
             "exact_same_split": 3,
             "exact_across_splits": 1,
+            "exact_between_labels_and_boxes": 0,
             "near_across_splits": 0,
             "near_images": 0,
             "near_complete": True,
             "groups_moved_out_of_pretraining": 0,
             "examples_exact": [["labels/a.png (train)", "labels/b.png (test)"]],
+            "examples_between_labels_and_boxes": [],
             "examples_near": [],
         },
         "pixel_nearest_neighbour": {

@@ -317,6 +317,23 @@ def test_picture_in_two_splits_of_the_labelled_set_stays_in_test_alone(place, la
     assert copy.as_posix() not in names
 
 
+def test_picture_of_both_sets_in_different_splits_is_told(place, labels, tmp_path):
+    held_out = first_of(place.run(labels_uri=labels)["datasets"]["labels"], "test")
+    boxes = make_boxes(tmp_path / "boxes")
+    in_train = first_of(place.run(boxes_uri=boxes)["datasets"]["boxes"], "train")
+    copy = f"images/{in_train.group}_1.png"
+    shutil.copy(labels / held_out.name, boxes / copy)
+    duplicates = place.run(labels_uri=labels, boxes_uri=boxes)["duplicates"]
+    assert duplicates["exact_between_labels_and_boxes"] == 1
+    assert duplicates["examples_between_labels_and_boxes"] == [
+        [f"labels/{held_out.name} (test)", f"boxes/{copy} (train)"]
+    ]
+    assert duplicates["exact_across_splits"] == 0
+    assert (
+        "1 picture in both the labels and the boxes" in (place.out / "data_report.html").read_text()
+    )
+
+
 def test_same_pixels_under_two_classes_are_both_rejected(place, labels):
     shutil.copy(labels / "rows" / "rows-p00_0.png", labels / "checks" / "checks-p00_9.png")
     rejected = place.run(labels_uri=labels)["rejected"]

@@ -55,15 +55,25 @@ WHERE p.rejected IS NULL AND h.held_out > p.held_out AND (p.kind = 'images' OR h
 ORDER BY is_pretraining, p.file, p.frame,
     CASE h.kind WHEN 'images' THEN 0 WHEN 'labels' THEN 1 ELSE 2 END
 """
+# What the labelled set and the boxes share in different splits; of each set one picture is held.
+_BETWEEN_SETS = """
+FROM held AS l JOIN held AS b USING (pixels)
+WHERE l.kind = 'labels' AND b.kind = 'boxes' AND l.split <> b.split
+"""
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found; a pair names the copy in the earlier split, then the one that is held out."""
+    """What was found; a pair names the copy in the earlier split, then the one that is held out.
+
+    `between_sets` counts pictures of the labelled set that the boxes hold in another split.
+    """
 
     same_split: int
     across_splits: int
     examples: tuple[tuple[str, str], ...]
+    between_sets: int
+    examples_between_sets: tuple[tuple[str, str], ...]
     moved_groups: int
 
 
@@ -102,7 +112,8 @@ def protect_held_out(catalogue: Catalogue) -> Duplicates:
     In the labelled set and in the boxes set, a picture that is in two splits stays in test, else
     in val. In the unlabelled set, the whole group of a picture that another set holds out moves
     to that split. The labelled set and the boxes leave each other alone: classifier and detector
-    are each tested on their own test split, and share nothing but what is pretrained.
+    are each tested on their own test split, and share nothing but what is pretrained. What they
+    hold in different splits is told.
     """
     catalogue.execute(_HELD)
     catalogue.execute("CREATE INDEX held_by_pixels ON held (pixels)")
@@ -125,10 +136,16 @@ def protect_held_out(catalogue: Catalogue) -> Duplicates:
         "AND moved.held_out > pictures.held_out"
     )
     examples = catalogue.rows(f"SELECT copy, held FROM pairs ORDER BY rowid LIMIT {_SHOWN}")
+    between = catalogue.rows(
+        "SELECT 'labels/' || l.name || ' (' || l.split || ')', "
+        f"'boxes/' || b.name || ' (' || b.split || ')' {_BETWEEN_SETS} ORDER BY l.id LIMIT {_SHOWN}"
+    )
     return Duplicates(
         same_split=same_split,
         across_splits=catalogue.value("SELECT COUNT(*) FROM pairs"),
         examples=tuple((copy, held) for copy, held in examples),
+        between_sets=catalogue.value(f"SELECT COUNT(*) {_BETWEEN_SETS}"),
+        examples_between_sets=tuple((ours, other) for ours, other in between),
         moved_groups=catalogue.value("SELECT COUNT(*) FROM moved"),
     )
 

@@ -33,11 +33,15 @@ def describe_result(
         "duplicates": {
             "exact_same_split": duplicates.same_split,
             "exact_across_splits": duplicates.across_splits,
+            "exact_between_labels_and_boxes": duplicates.between_sets,
             "near_across_splits": near.copies.count,
             "near_images": near.copies.images,
             "near_complete": near.copies.complete,
             "groups_moved_out_of_pretraining": duplicates.moved_groups,
             "examples_exact": [list(pair) for pair in duplicates.examples],
+            "examples_between_labels_and_boxes": [
+                list(pair) for pair in duplicates.examples_between_sets
+            ],
             "examples_near": [list(pair) for pair in near.names],
         },
         "pixel_nearest_neighbour": leak.to_json() if leak else None,
