@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from sightline.data.images import decode_image
 from sightline.prepare.leak import measure_leak
 from sightline.prepare.near_copies import (
     NEAR_CORRELATION,
@@ -30,6 +30,7 @@ from sightline.prepare.near_copies import (
     find_near_copies,
     unit_vectors,
 )
+from sightline.prepare.pictures import make_thumbnail
 
 LIMIT_RATIO = 20
 LIMIT_BYTES_PER_IMAGE = 60
@@ -182,9 +183,7 @@ def measure_brain_mri(folder: Path) -> bool:
 
 def read_thumbnail(path: Path) -> NDArray[np.uint8]:
     """Return what prepare compares: 32 x 32 gray values, shape (1024,)."""
-    with Image.open(path) as picture:
-        small = picture.convert("L").resize((32, 32), Image.Resampling.BOX)
-    return np.asarray(small).ravel()
+    return np.frombuffer(make_thumbnail(decode_image(path.read_bytes())), dtype=np.uint8)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from sightline.data.images import decode_image
 from sightline.prepare.leak import measure_leak
 from sightline.prepare.near_copies import find_near_copies
+from sightline.prepare.pictures import make_thumbnail
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "brain-mri-cls"
 
@@ -25,9 +26,8 @@ def slices():
     paths = {path.stem: path for path in FOLDER.rglob("*.jpg")}
     thumbnails = []
     for row in rows:
-        with Image.open(paths[row["name"]]) as picture:
-            small = picture.convert("L").resize((32, 32), Image.Resampling.BOX)
-        thumbnails.append(np.asarray(small).ravel())
+        pixels = decode_image(paths[row["name"]].read_bytes())
+        thumbnails.append(np.frombuffer(make_thumbnail(pixels), dtype=np.uint8))
     folds = np.array([int(row["author_fold"]) for row in rows])
     return np.stack(thumbnails), np.array([row["class"] for row in rows]), folds
 

@@ -25,13 +25,14 @@ _GRAY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 class DeepImage:
     """Values as they are stored: (height, width) gray, or (height, width, 3) colour.
 
-    `opacity` has shape (height, width), 0..1, or is None where nothing is transparent. `kind` is
-    their name for people, such as "16-bit gray".
+    `opacity` has shape (height, width), from 0 to `opaque`, or is None where nothing is
+    transparent. `kind` is their name for people, such as "16-bit gray".
     """
 
     values: NDArray[np.generic]
     kind: str
-    opacity: NDArray[np.float64] | None = None
+    opacity: NDArray[np.unsignedinteger] | None = None
+    opaque: int = 1
     white_is_zero: bool = False
 
 
@@ -60,14 +61,14 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
             values,
             f"{8 * values.dtype.itemsize}-bit gray",
             _opacity_of_key(values, image.info.get("transparency")),
-            white_is_zero,
+            white_is_zero=white_is_zero,
         )
     if image.mode == "L" and sample_format == _SIGNED:
         return DeepImage(np.asarray(image).view(np.int8), "signed 8-bit gray")
     if rawmode == "LA;16B":
         # As four bytes a pixel: gray and alpha, the upper byte first.
         pairs = _decode_as("RGBA", content).view(">u2")
-        return DeepImage(pairs[:, :, 0], "16-bit gray", pairs[:, :, 1] / 65535)
+        return DeepImage(pairs[:, :, 0], "16-bit gray", pairs[:, :, 1], opaque=65535)
     if rawmode[:-1] not in ("RGB;16", "RGBX;16", "RGBA;16"):
         return None
     # Asked for the other byte order, Pillow keeps the byte that it otherwise drops.
@@ -75,12 +76,14 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
     if order == "N":
         order = "L" if sys.byteorder == "little" else "B"
     upper, lower = (rawmode[:-1] + end for end in (order, "L" if order == "B" else "B"))
-    values = _decode_as(upper, content).astype(np.uint16) << 8 | _decode_as(lower, content)
-    opacity = values[:, :, 3] / 65535 if rawmode.startswith("RGBA") else None
-    values = values[:, :, :3]
-    if opacity is None:
-        opacity = _opacity_of_key(values, image.info.get("transparency"))
-    return DeepImage(values, "16-bit colour", opacity)
+    values = _decode_as(upper, content).astype(np.uint16)
+    values <<= 8
+    values |= _decode_as(lower, content)
+    colours = values[:, :, :3]
+    if rawmode.startswith("RGBA"):
+        return DeepImage(colours, "16-bit colour", values[:, :, 3], opaque=65535)
+    key = image.info.get("transparency")
+    return DeepImage(colours, "16-bit colour", _opacity_of_key(colours, key))
 
 
 def rawmode_of(image: Image.Image) -> str:
@@ -103,9 +106,9 @@ def _decode_as(rawmode: str, content: bytes) -> NDArray[np.uint8]:
 
 def _opacity_of_key(
     values: NDArray[np.generic], key: int | tuple[int, ...] | bytes | None
-) -> NDArray[np.float64] | None:
+) -> NDArray[np.uint8] | None:
     """Return 0 where a pixel has the one value that PNG declares transparent, else 1."""
     if key is None or isinstance(key, bytes):
         return None
-    same: NDArray[np.bool_] = values == np.asarray(key)
-    return np.where(same.all(axis=-1) if values.ndim == 3 else same, 0.0, 1.0)
+    other: NDArray[np.bool_] = values != np.asarray(key)
+    return np.asarray(other.any(axis=-1) if values.ndim == 3 else other, dtype=np.uint8)

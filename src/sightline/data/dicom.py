@@ -58,7 +58,7 @@ def read_dicom(content: bytes, frames: Literal["refuse", "split"]) -> list[Check
     """
     try:
         return _read(content, frames)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except RuntimeError as error:
         # pydicom lists what each of its plugins said, one a line.

@@ -22,7 +22,7 @@ from sightline.data.checked import (
 )
 from sightline.data.deep import DeepImage, rawmode_of, read_deep
 from sightline.data.headers import JPEG_START, describe_start, is_dicom, read_size
-from sightline.data.intensities import find_levels, window_percentiles
+from sightline.data.intensities import find_levels, strips, window_percentiles
 from sightline.data.png import check_png, png_depth
 
 __all__ = ["CheckedImage", "ImageError", "decode_as_stored", "decode_image", "read_file"]
@@ -119,7 +119,7 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
             pixels, is_plain, notes = _read(image, content)
             is_tiff = file_format == "TIFF"
             orientation = int(turned if is_tiff else image.getexif().get(_EXIF_ORIENTATION, 1))
-    except ImageError:
+    except (ImageError, MemoryError):  # too little memory is no fault of the file
         raise
     except Image.DecompressionBombError:
         raise ImageError(f"more than {MAX_MEGAPIXELS} megapixels") from None
@@ -200,8 +200,10 @@ def _flatten(deep: DeepImage) -> tuple[NDArray[np.uint8], bool, tuple[str, ...]]
     pixels = levels.paint(255 - shown if deep.white_is_zero else shown)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    if deep.opacity is not None and deep.opacity.min() < 1:
-        pixels = np.round(pixels * deep.opacity[:, :, None]).astype(np.uint8)
+    if deep.opacity is not None and deep.opacity.min() < deep.opaque:
+        for rows in strips(pixels):
+            share = deep.opacity[rows, :, None] / deep.opaque
+            pixels[rows] = np.round(pixels[rows] * share).astype(np.uint8)
         notes = (*notes, "transparent parts put on black")
     return pixels, False, notes
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from sightline.data.checked import ImageError
 from sightline.telemetry import count
 
 WINDOW_PERCENTILES = (0.5, 99.5)
-_COUNTED_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,12 @@ class Levels:
     a few hundred kilobytes, where the pixels as float64 would take 400 MB. An image of wider values
     has every pixel as a level of its own.
 
-    `values` (n,) float64 and `counts` (n,) int64; `places` is each pixel's level, in the shape of
-    the image.
+    `values` (n,) float64 and `counts` (n,) integers; `places` is each pixel's level, in the shape
+    of the image.
     """
 
     values: NDArray[np.float64]
-    counts: NDArray[np.int64]
+    counts: NDArray[np.integer]
     places: NDArray[np.integer] | None
     shape: tuple[int, ...]
 
@@ -48,12 +50,12 @@ def find_levels(stored: NDArray[np.generic], ignored: NDArray[np.bool_] | None =
         places = native.view(f"u{native.itemsize}")
         number = 2 ** (8 * native.itemsize)
         values = np.arange(number).astype(places.dtype).view(native.dtype).astype(np.float64)
-        counted = (places if ignored is None else places[~ignored]).reshape(-1)
         counts = np.zeros(number, dtype=np.int64)
-        for start in range(0, counted.size, _COUNTED_AT_ONCE):  # bincount widens to 64 bits
-            counts += np.bincount(counted[start : start + _COUNTED_AT_ONCE], minlength=number)
+        for rows in strips(places):  # bincount widens to 64 bits
+            counted = places[rows] if ignored is None else places[rows][~ignored[rows]]
+            counts += np.bincount(counted.reshape(-1), minlength=number)
         return Levels(values, counts, places, stored.shape)
-    counts = np.ones(stored.shape, dtype=np.int64)
+    counts = np.ones(stored.shape, dtype=np.uint8)
     if ignored is not None:
         counts[ignored] = 0
     return Levels(stored.astype(np.float64).reshape(-1), counts.reshape(-1), None, stored.shape)
@@ -92,9 +94,22 @@ def window_percentiles(
             notes.append(f"{count(pixels, 'pixel')} not finite, set to the {end} value")
     # Two finite values may lie further apart than the largest float.
     span = np.clip(high - low, np.finfo(np.float64).tiny, np.finfo(np.float64).max)
+    shown = np.empty(values.shape, dtype=np.uint8)
     with np.errstate(over="ignore"):  # of an image of one value, what does not occur is infinite
-        share = (np.nan_to_num(values, nan=low) - low) / span
-    return share_to_8_bit(share), tuple(notes)
+        for some in strips(values):
+            shown[some] = share_to_8_bit((np.nan_to_num(values[some], nan=low) - low) / span)
+    return shown, tuple(notes)
+
+
+def strips(pixels: NDArray[Any]) -> Iterator[slice]:
+    """Yield ranges of the first axis that hold about a million values each.
+
+    What is computed of them in wider types then never takes the memory of a whole image: one of 50
+    megapixels has 150 MB of 8 bits, and 1.2 GB as float64.
+    """
+    rows = max(1, _AT_ONCE * len(pixels) // max(1, pixels.size))
+    for start in range(0, len(pixels), rows):
+        yield slice(start, start + rows)
 
 
 def share_to_8_bit(share: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -103,11 +118,14 @@ def share_to_8_bit(share: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _percentiles(
-    values: NDArray[np.float64], counts: NDArray[np.int64]
+    values: NDArray[np.float64], counts: NDArray[np.integer]
 ) -> tuple[np.float64, np.float64]:
-    """Return the two percentiles of values that occur so often, as np.percentile interpolates."""
+    """Return the two percentiles of values that occur so often, as np.percentile interpolates.
+
+    The values may lie in another order afterwards.
+    """
     if counts.max() == 1:
-        low, high = np.percentile(values, WINDOW_PERCENTILES)
+        low, high = np.percentile(values, WINDOW_PERCENTILES, overwrite_input=True)
         return low, high
     order = np.argsort(values)
     values, ends = values[order], np.cumsum(counts[order])

@@ -101,6 +101,8 @@ class CheckingProcess:
         answer, blobs = _read(self._process.stdout)
         if "failure" in answer:
             raise RuntimeError(f"checking an image failed:\n{answer['failure']}")
+        if "refusal" in answer:
+            raise UserError(answer["refusal"])
         if "reason" in answer:
             return ImageError(answer["reason"])
         given = iter(blobs)
@@ -220,6 +222,8 @@ def _answer(content: bytes, wanted: Wanted) -> tuple[dict[str, Any], list[bytes]
         pictures = [vars(picture) for picture in read_pictures(content, wanted)]
     except ImageError as error:
         return {"reason": str(error)}, []
+    except UserError as error:
+        return {"refusal": str(error)}, []
     except Exception:
         return {"failure": traceback.format_exc()}, []
     blobs = [picture[name] or b"" for picture in pictures for name in _BLOBS]

@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from sightline.config import UserError
 from sightline.data.images import CheckedImage, read_file
 
 THUMBNAIL_SIDE_PX = 32
@@ -57,9 +58,17 @@ def read_pictures(content: bytes, wanted: Wanted) -> list[ReadPicture]:
 
     Raises:
         ImageError: If it cannot be read right; the message is the reason.
+        UserError: If the memory does not suffice, which is no fault of the file.
     """
-    images = read_file(content, wanted.key, dicom_frames=wanted.dicom_frames)
-    return [_pack(content, image, wanted.short_side_px) for image in images]
+    try:
+        images = read_file(content, wanted.key, dicom_frames=wanted.dicom_frames)
+        return [_pack(content, image, wanted.short_side_px) for image in images]
+    except MemoryError:
+        raise UserError(
+            f"the memory does not suffice to read {wanted.key}: give the step more (an image of "
+            "50 megapixels takes up to 1.5 GB while it is read, and each core reads one), or leave "
+            "the file out"
+        ) from None
 
 
 def _pack(original: bytes, checked: CheckedImage, short_side_px: int) -> ReadPicture:
@@ -86,22 +95,19 @@ def _pack(original: bytes, checked: CheckedImage, short_side_px: int) -> ReadPic
         height=height,
         is_scaled=scale < 1,
         pixels=digest.digest(),
-        thumbnail=_shrink(pixels),
+        thumbnail=make_thumbnail(pixels),
         notes=checked.notes,
         frame=checked.frame,
         patient=checked.patient,
     )
 
 
-def _shrink(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the thumbnail of a picture: each pixel the mean of what it covers, in gray.
-
-    Half of what Pillow takes, which would have to copy the picture first.
-    """
+def make_thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the thumbnail of a picture: each pixel the mean of what it covers, in gray."""
     side = THUMBNAIL_SIDE_PX
-    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    small: NDArray[np.uint8] = cv2.resize(gray, (side, side), interpolation=cv2.INTER_AREA)
-    return small.tobytes()
+    # Gray first: Pillow takes an array of colours only by copying it.
+    gray = Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    return gray.resize((side, side), Image.Resampling.BOX).tobytes()
 
 
 def _encode_jpeg(picture: Image.Image, original: bytes) -> bytes:
