@@ -174,7 +174,7 @@ def shared_uri(request, tmp_path):
 
 
 def test_publishers_of_the_same_bytes_at_once_all_end_well(shared_uri):
-    barrier = threading.Barrier(4)
+    barrier = threading.Barrier(4, timeout=60)
     with ThreadPoolExecutor(4) as threads:
         ended = [
             threads.submit(publish, shared_uri, between=barrier.wait, weights="1 2 3")

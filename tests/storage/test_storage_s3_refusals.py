@@ -295,3 +295,29 @@ def test_a_conflict_of_two_requests_is_tried_again(code, faults, open_faulty):
     faults.fail(Answer(409, code), first=1)
     storage.write_bytes("k", b"1")
     assert storage.read_bytes("k") == b"1"
+
+
+@pytest.mark.parametrize(
+    "variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"]
+)
+def test_line_break_at_the_end_of_a_secret_is_told_before_any_request(
+    variable, faults, open_faulty, monkeypatch
+):
+    name = "s3_region" if variable == "AWS_REGION" else variable
+    if variable == "AWS_REGION":
+        settings = {"s3_region": f"{CANARY}\n"}
+    else:
+        settings = {}
+        monkeypatch.setenv(variable, f"{CANARY}\n")
+    message = message_of(lambda: open_faulty(**settings))
+    require_one_clear_line(message, f"{name} holds a space, a line break")
+    assert faults.requests == []
+
+
+def test_file_of_authorities_that_is_not_there_is_told_before_any_request(
+    s3_bucket, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    config = StorageConfig.from_values({"s3_endpoint_url": "https://127.0.0.1:1"})
+    message = message_of(lambda: S3Storage(s3_bucket, config))
+    require_one_clear_line(message, "none.pem", "AWS_CA_BUNDLE")

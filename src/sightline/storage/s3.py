@@ -47,6 +47,7 @@ from sightline.storage.http_get import (
 )
 from sightline.storage.local import replacing
 from sightline.storage.retries import REAL_CLOCK, Clock, PassingError, Retries
+from sightline.storage.s3_checksums import Etags, checksums_hold
 from sightline.storage.s3_errors import (
     Access,
     ConditionFailedError,
@@ -244,11 +245,8 @@ class S3Storage:
         """Raise now, rather than after hours of work, if nothing can be stored here."""
         written = self._connection.written
         if self.uri not in written:
-            key = _PROBE_PREFIX + uuid.uuid4().hex
-            self.write_bytes(key, b"")
+            self._try_writing()
             written.add(self.uri)
-            with contextlib.suppress(UserError):  # a role may write but not delete
-                self.delete(key)
 
     @property
     def _connection(self) -> _Connection:
@@ -292,6 +290,9 @@ class S3Storage:
             if answer.status not in (200, 206):
                 refusal = refusal_from_xml(answer.status, answer.content, answer.headers)
                 raise explain_refusal(refusal, self._target(key), "read")
+            whole = answer.status == 200
+            if whole and not checksums_hold(answer.headers, answer.content):
+                self._connection.etags.check(self.bucket, full_key, answer)
             return _cut(answer, start, size_bytes)
 
         try:
@@ -341,7 +342,11 @@ class S3Storage:
             try:
                 return getattr(connection.client, operation)(**arguments)
             except boto_errors.ClientError as error:
-                failure = explain_refusal(_refusal_of(error), self._target(key), access)
+                refusal = _refusal_of(error)
+                failure = explain_refusal(refusal, self._target(key), access)
+                if refusal.code == "ExistingObjectIsDirectory" and _PROBE_PREFIX in key:
+                    # Its name is new. versitygw says so while another's delete empties the folder.
+                    failure = PassingError("the probe's folder was removed", kind=refusal.code)
             except boto_errors.BotoCoreError as error:
                 failure = _explain_boto(error, connection.endpoint)
             if failures is not None and isinstance(failure, PassingError):
@@ -389,25 +394,34 @@ class S3Storage:
             arguments |= {marker: page[f"Next{marker}"] for marker in markers}
 
     def _honours_conditions(self) -> bool:
-        connection = self._connection
-        with connection.probing:
-            if self.bucket not in connection.conditions:
-                connection.conditions[self.bucket] = self._probe_conditions()
-            return connection.conditions[self.bucket]
+        conditions = self._connection.conditions
+        if self.bucket not in conditions:
+            self._try_writing()
+        return conditions[self.bucket]
 
-    def _probe_conditions(self) -> bool:
+    def _try_writing(self) -> None:
+        """Store an empty object and find out, once a bucket, whether conditional puts hold."""
+        connection = self._connection
         # The name is new each time: a fixed one could be removed by another process in between.
         key = _PROBE_PREFIX + uuid.uuid4().hex
-        absent, other = {"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'}
+        self.write_bytes(key, b"")
         try:
-            with contextlib.suppress(ConditionFailedError):  # a try whose answer was lost
-                self._put(key, b"", absent)
-            return self._is_refused(key, absent) and self._is_refused(key, other)
-        except NotServedError:
-            return False
+            with connection.probing:
+                if self.bucket not in connection.conditions:
+                    connection.conditions[self.bucket] = self._refuses_conditions(key)
         finally:
             with contextlib.suppress(UserError):  # a role may write but not delete
                 self.delete(key)
+
+    def _refuses_conditions(self, key: str) -> bool:
+        """Say whether puts are refused whose conditions do not hold for an object that is there."""
+        try:
+            return all(
+                self._is_refused(key, condition)
+                for condition in ({"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'})
+            )
+        except NotServedError:
+            return False
 
     def _is_refused(self, key: str, condition: Mapping[str, str]) -> bool:
         try:
@@ -474,6 +488,7 @@ class _Connection:
         self.conditions: dict[str, bool] = {}
         """Whether a bucket's server honours conditional puts, once that was tried."""
         self.probing = threading.Lock()
+        self.etags = Etags()
         self._config = config
         try:
             session = boto3.Session()
@@ -482,6 +497,21 @@ class _Connection:
             raise _unusable_credentials(error) from None
         if self._credentials is None:
             raise _unusable_credentials(None)
+        # Such as the line break at the end of a Kubernetes secret: no request could carry it, which
+        # would look like a connection that fails.
+        frozen = self._current_credentials()
+        region = config.s3_region or session.region_name or "us-east-1"
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", frozen.access_key),
+            ("AWS_SECRET_ACCESS_KEY", frozen.secret_key),
+            ("AWS_SESSION_TOKEN", frozen.token or ""),
+            ("s3_region", region),
+        ):
+            if not value.isascii() or any(mark.isspace() or mark < " " for mark in value):
+                raise UserError(
+                    f"{name} holds a space, a line break or another mark that it cannot have: look "
+                    "at its end, and at where it comes from (a secret, a profile)"
+                )
         addressing = config.s3_addressing
         if addressing == "auto" and config.s3_endpoint_url:
             addressing = "path"
@@ -489,7 +519,7 @@ class _Connection:
             self.client = session.client(
                 "s3",
                 endpoint_url=config.s3_endpoint_url or None,
-                region_name=config.s3_region or session.region_name or "us-east-1",
+                region_name=region,
                 config=Config(
                     retries={"total_max_attempts": 1},
                     connect_timeout=config.s3_connect_timeout_seconds,
@@ -519,6 +549,8 @@ class _Connection:
         self._certificates: str = bundle or get_cert_path(True)
         self._addresses: dict[str, tuple[Origin, str, str]] = {}
         self._origins: dict[str, Origin] = {}
+        if self.endpoint.startswith("https:"):
+            self._make_tls()  # a file of authorities that cannot be used is told before any request
 
     def key_id(self) -> str:
         """Return the access key id that requests are signed with."""
@@ -645,7 +677,6 @@ def _cut(answer: Answer, start: int, size_bytes: int | None) -> _Read:
     """Return what was asked for, whole, however the server understood the range."""
     etag, content = answer.headers.get("etag", ""), answer.content
     if answer.status == 200:
-        _check_crc(answer)
         ends = None if size_bytes is None else start + size_bytes
         return _Read(content[start:ends], etag, len(content))
     span, _, total = answer.headers.get("content-range", "").removeprefix("bytes ").partition("/")
@@ -656,16 +687,6 @@ def _cut(answer: Answer, start: int, size_bytes: int | None) -> _Read:
     if len(content) != wanted:
         raise body_was_cut(len(content), wanted)
     return _Read(content, etag, int(total))
-
-
-def _check_crc(answer: Answer) -> None:
-    # A sum of an object in parts carries a dash; only that of the whole bytes can be compared.
-    stored = answer.headers.get("x-amz-checksum-crc32", "")
-    if not stored or "-" in stored or "COMPOSITE" in answer.headers.get("x-amz-checksum-type", ""):
-        return
-    found = base64.b64encode(zlib.crc32(answer.content).to_bytes(4, "big")).decode()
-    if found != stored:
-        raise PassingError("the bytes do not match their checksum", kind="wrong bytes")
 
 
 def _refusal_of(error: boto_errors.ClientError) -> Refusal:

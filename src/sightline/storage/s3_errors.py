@@ -111,6 +111,10 @@ def explain_refusal(refusal: Refusal, target: Target, access: Access) -> Excepti
         return UserError(f"{target.bucket} is not served by {target.endpoint} as asked: {hint}")
     if code == "InvalidObjectState":
         return UnreadableError(f"{target.uri} is archived ({code}): restore it, or move it away")
+    if code.startswith("KMS.") and access == "read":
+        return UnreadableError(
+            f"the key that {target.uri} is encrypted with cannot be used ({code})"
+        )
     if status == 403:
         return (UnreadableError if access == "read" else UserError)(
             f"no permission to {access} {target.uri} ({code or status}) with the access key id "
