@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 from queue import SimpleQueue
 
+import cv2
 import numpy as np
 import pytest
 import simplejpeg
@@ -17,7 +19,7 @@ from PIL import Image
 
 from sightline.config import UserError
 from sightline.data.images import ImageError
-from sightline.prepare import intake
+from sightline.prepare import checking, intake
 from sightline.prepare.checking import CheckingProcess
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.pictures import Wanted, read_pictures
@@ -30,7 +32,7 @@ CONFIG = PrepareConfig(group_pattern=r"(p\d+)_", dicom_frames="split", max_bad_f
 # A whole run in two processes of its own; the step is told to use them for any set.
 WITH_PROCESSES = """
 import sys
-from sightline.prepare import intake
+from sightline.prepare import checking, intake
 intake.PROCESSES_FROM = intake.PROCESSES_FROM_REQUESTS = 1
 intake.usable_cores = lambda: 2
 from sightline.__main__ import main
@@ -242,3 +244,30 @@ def test_processes_know_no_credentials(begun):
         assert b"PYTHONPATH" in told
         assert b"a-secret" not in told
         assert b"AKIAKEY" not in told
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_lack_of_memory_ends_the_step_with_the_file_s_name(tmp_path, monkeypatch):
+    images = make_images(tmp_path / "images")
+    # 16 bits and alpha: more than the limit lets its process have.
+    large = np.zeros((5000, 5000, 4), np.uint16)
+    (images / "p905_f.png").write_bytes(cv2.imencode(".png", large)[1].tobytes())
+    monkeypatch.setattr(checking, "_start", limited(checking._start, 400 * 2**20))
+    with pytest.raises(UserError, match=r"the memory does not suffice to read p905_f\.png"):
+        prepare(tmp_path, images)
+
+
+def limited(start, more_bytes):
+    """Return a `start` whose process may take so much more memory than it has once it runs."""
+
+    def start_limited():
+        process = start()
+        # Its imports are done when it has answered for an empty file.
+        checking._write(process.stdin, Wanted("", "refuse", 256), [b""])
+        checking._read(process.stdout)
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + more_bytes
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
+        return process
+
+    return start_limited

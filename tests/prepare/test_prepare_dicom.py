@@ -17,7 +17,7 @@ from sightline.prepare.run import run
 from sightline.prepare.splits import split_of
 
 
-def save_dicom(path, seed, patient="", frames=1):
+def save_dicom(path, seed, patient="", frames=1, window=None):
     pixels = np.random.default_rng(seed).integers(0, 4096, (frames, 24, 24), dtype=np.uint16)
     data = Dataset()
     data.file_meta = FileMetaDataset()
@@ -30,6 +30,8 @@ def save_dicom(path, seed, patient="", frames=1):
     data.PatientID = patient
     if frames > 1:
         data.NumberOfFrames = frames
+    if window:
+        data.WindowCenter, data.WindowWidth = window
     data.PixelData = pixels.tobytes()
     buffer = io.BytesIO()
     data.save_as(buffer, enforce_file_format=True)
@@ -143,3 +145,15 @@ def test_files_as_scanners_and_archives_name_them_are_read(tmp_path, prepare):
     assert not {"scanner/DICOMDIR", "archive/1.2.840.0"} & names
     (tmp_path / "images" / "archive" / "1.2.840.5").write_bytes(b"another note")
     assert "archive/1.2.840.5" in {entry["name"] for entry in prepare()[0]["rejected"]}
+
+
+def test_window_that_cuts_most_is_the_example(tmp_path, prepare):
+    for number in range(40):
+        # The values are 0 to 4095; one window shows 20 of them.
+        window = (2048, 20) if number == 7 else (2048, 5000)
+        save_dicom(tmp_path / "images" / f"{number:02d}.dcm", number, f"p{number}", window=window)
+    metrics, _ = prepare()
+    [change] = metrics["adjusted"]
+    assert (change["images"], change["most_beyond_percent"]) == (40, 100)
+    assert "07.dcm" in change["example"]
+    assert "100 % of the pixels beyond it" in change["example"]

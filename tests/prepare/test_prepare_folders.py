@@ -7,6 +7,7 @@ import pytest
 from sightline.config import UserError
 from sightline.prepare.folders import count_files, find_class_folders, find_images
 from sightline.prepare.nameless import without_suffix
+from sightline.storage import Entry
 from sightline.storage.local import LocalStorage
 
 
@@ -178,3 +179,14 @@ def test_no_more_than_three_files_without_a_suffix_are_looked_at_in_a_folder(
 )
 def test_last_part_of_a_uid_is_no_suffix(name, stem):
     assert without_suffix(name) == stem
+
+
+def test_key_with_two_slashes_after_the_address_is_listed_as_rejected(
+    tmp_path, catalogue, monkeypatch
+):
+    # Only a bucket has it: s3://bucket/in//double.png.
+    keys = ["/double.png", "a/single.png", "/notes.md"]
+    monkeypatch.setattr(LocalStorage, "list", lambda _self: (Entry(key, 5) for key in keys))
+    find_images(str(tmp_path), catalogue)
+    assert listed(catalogue, "key") == [("a/single.png",)]
+    assert "two / after the address" in rejected(catalogue)["/double.png"]

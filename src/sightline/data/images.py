@@ -25,12 +25,19 @@ from sightline.data.headers import JPEG_START, describe_start, is_dicom, read_si
 from sightline.data.intensities import find_levels, strips, window_percentiles
 from sightline.data.png import check_png, png_depth
 
-__all__ = ["CheckedImage", "ImageError", "decode_as_stored", "decode_image", "read_file"]
+__all__ = [
+    "SUFFIXES",
+    "CheckedImage",
+    "ImageError",
+    "decode_as_stored",
+    "decode_image",
+    "read_file",
+]
 
 # Nothing else is tried: Pillow's EPS reader, for one, starts another program.
 _FORMATS = ("PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG")
-_SUFFIXES = {
-    "PNG": (".png",),
+SUFFIXES = {
+    "PNG": (".png", ".apng"),
     "GIF": (".gif",),
     "BMP": (".bmp", ".dib"),
     "TIFF": (".tif", ".tiff"),
@@ -133,7 +140,7 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
         notes = (*notes, f"turned upright (EXIF orientation {orientation})")
         is_plain = False
     ending = PurePosixPath(name).suffix.lower()
-    if ending and ending not in _SUFFIXES[file_format]:
+    if ending and ending not in SUFFIXES[file_format]:
         notes = (*notes, f"{file_format} by its content, though named {ending}")
     suffix = "jpg" if content.startswith(JPEG_START) else "png"
     return CheckedImage(np.ascontiguousarray(pixels), suffix, is_plain, notes)

@@ -83,7 +83,11 @@ def list_ignored(found: Sequence[Findings]) -> dict[str, Any]:
 
 
 def count_adjusted(catalogue: Catalogue) -> list[dict[str, Any]]:
-    """Count the images that were read with a change, such as a rotation, by kind of change."""
+    """Count the images that were read with a change, such as a rotation, by kind of change.
+
+    The example is the first of them; of those that a window cuts, the one it cuts most, which
+    `most_beyond_percent` tells.
+    """
     changed: dict[str, dict[str, Any]] = {}
     for kind, name, notes in catalogue.rows(
         "SELECT kind, name, notes FROM pictures WHERE is_kept AND notes NOT NULL "
@@ -92,6 +96,11 @@ def count_adjusted(catalogue: Catalogue) -> list[dict[str, Any]]:
         for note in json.loads(notes):
             # The values of a window and the count of pixels differ from image to image.
             change = re.sub(r"^\d+ pixels? ", "pixels ", note.split(", values")[0])
-            entry = {"change": change, "images": 0, "example": f"{kind}/{name}: {note}"}
-            changed.setdefault(change, entry)["images"] += 1
+            told = {"images": 0, "example": f"{kind}/{name}: {note}"}
+            entry = changed.setdefault(change, {"change": change, **told})
+            entry["images"] += 1
+            if cut := re.search(r"(\d+) % of the pixels beyond", note):
+                beyond = int(cut[1])
+                if beyond > entry.get("most_beyond_percent", -1):
+                    entry |= {"most_beyond_percent": beyond, "example": told["example"]}
     return [changed[change] for change in sorted(changed)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sightline.config import UserError
+from sightline.data.images import SUFFIXES
 from sightline.prepare.catalogue import Catalogue, ListedFile, Stage
 from sightline.prepare.nameless import NamelessImages
 from sightline.storage import Entry, open_storage
@@ -25,10 +26,10 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 _IMAGE_SUFFIXES = {
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp"),
+    *(suffix for suffixes in SUFFIXES.values() for suffix in suffixes),
     *(".dcm", ".dicom", ".ima"),
     # Not read, but a user must see that they were left out.
-    *(".pgm", ".ppm", ".pnm", ".nii", ".heic", ".avif", ".jp2"),
+    *(".nii", ".heic", ".avif", ".jp2"),
 }
 # What the layout itself consists of, and what trainings leave in it.
 _YOLO_SUFFIXES = {".txt", ".yaml", ".yml", ".cache"}
@@ -172,6 +173,10 @@ def list_image_files(
             suffix = path.suffix.lower()
             if {".", ".."} & set(entry.key.split("/")):
                 why = "its path holds . or .., which no folder can: rename it"
+                yield reject(findings, _shown(entry.key), Stage.LISTING, why)
+                continue
+            if entry.key.startswith("/"):
+                why = "its key has two / after the address, which no folder can: rename it"
                 yield reject(findings, _shown(entry.key), Stage.LISTING, why)
                 continue
             if _is_hidden(path):

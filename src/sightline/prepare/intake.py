@@ -25,6 +25,7 @@ from sightline.storage import Storage, open_storage
 from sightline.telemetry import announce, format_duration, track
 
 _TIMED_SECONDS = 3.0
+_TIMED_IMAGES = 30
 PROCESSES_FROM = 3000
 """Files from which processes pay: each takes 0.25 s of a core to start."""
 PROCESSES_FROM_REQUESTS = 16
@@ -253,11 +254,13 @@ def _note(
 
 def _estimate(results: Iterator[Result], total: int) -> Iterator[Result]:
     """Pass results on, and say once how long all of them take."""
-    start = time.monotonic()
+    # From the first result on: what comes before it is the start of the threads and processes.
+    start = math.inf
     is_told = False
-    for done, result in enumerate(results, start=1):
+    for done, result in enumerate(results):
+        start = min(start, time.monotonic())
         seconds = time.monotonic() - start
-        if not is_told and seconds > _TIMED_SECONDS:
+        if not is_told and seconds > _TIMED_SECONDS and done >= _TIMED_IMAGES:
             is_told = True
             left = format_duration(seconds / done * (total - done))
             announce("prepare", f"reading {total} images takes about {left} here")
