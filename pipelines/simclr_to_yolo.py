@@ -98,7 +98,7 @@ def simclr_to_yolo(
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             settings=settings_prepare,
             storage=settings_storage,
-        ).set_caching_options(False)  # a folder may hold other images tomorrow
+        )
         run = prepared.outputs["run"]
         images = prepared.outputs["images"]
         labels = prepared.outputs["labels"]
@@ -166,8 +166,10 @@ def simclr_to_yolo(
             gate_margin=gate_margin,
             settings=settings_promote,
             storage=settings_storage,
-        ).set_caching_options(False)  # the present champion is no input of the step
+        )
     for step in steps.tasks:
+        # KFP's cache compares addresses, and knows nothing of what lies there by now.
+        step.set_caching_options(False)
         kubernetes.use_secret_as_env(
             step,
             secret_name=ClusterConfig().s3_secret,
