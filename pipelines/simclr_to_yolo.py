@@ -1,6 +1,6 @@
 """The table of contents: from a folder of images to a compared, reported, promoted model."""
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from components.detect import detect
 from components.evaluate import evaluate
@@ -19,6 +19,9 @@ from sightline.pretrain.config import PretrainConfig
 from sightline.promote.config import PromoteConfig
 from sightline.report.config import ReportConfig
 from sightline.storage.settings import StorageConfig
+from sightline_cluster.config import ClusterConfig
+
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 @dsl.pipeline(name="simclr-to-yolo", display_name="SimCLR to YOLOv12")
@@ -84,7 +87,7 @@ def simclr_to_yolo(
         job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         cluster=settings_cluster,
     ).set_caching_options(False)
-    with dsl.ExitHandler(reaper, name="steps"):
+    with dsl.ExitHandler(reaper, name="steps") as steps:
         prepared = prepare(
             images_uri=data_images,
             labels_uri=data_labels,
@@ -95,7 +98,7 @@ def simclr_to_yolo(
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             settings=settings_prepare,
             storage=settings_storage,
-        ).set_caching_options(False)  # a folder may hold other images tomorrow
+        )
         run = prepared.outputs["run"]
         images = prepared.outputs["images"]
         labels = prepared.outputs["labels"]
@@ -163,4 +166,13 @@ def simclr_to_yolo(
             gate_margin=gate_margin,
             settings=settings_promote,
             storage=settings_storage,
-        ).set_caching_options(False)  # the present champion is no input of the step
+        )
+    for step in steps.tasks:
+        # KFP's cache compares addresses, and knows nothing of what lies there by now.
+        step.set_caching_options(False)
+        kubernetes.use_secret_as_env(
+            step,
+            secret_name=ClusterConfig().s3_secret,
+            secret_key_to_env={name: name for name in KEYS},
+            optional=True,  # with a workload identity there is none
+        )

@@ -388,11 +388,14 @@ def _create(api: Api, manifest: Manifest) -> None:
 def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iterator[None]:
     """Delete the job first of all when this process is asked to end, for as long as the block runs.
 
-    Under Kubeflow Pipelines a step's process is not told that its run was terminated; KFP's
-    launcher above it dies. So there such a death counts as SIGTERM; about 85 ms are left then.
+    Under Kubeflow Pipelines the container is over up to a second after its run was terminated, at
+    times after 50 ms. Argo signals the group of KFP's launcher, which dies of it; a step that runs
+    in another group hears nothing but that death, so there it counts as SIGTERM, too.
     """
 
     def cancel(number: int, _frame: FrameType | None) -> None:
+        # Both reach a step; the second must not break into the deletion that the first began.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if config.cancel_on_sigterm:
             with contextlib.suppress(ApiAwayError, UserError):
                 backend.cancel()

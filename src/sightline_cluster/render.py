@@ -158,6 +158,9 @@ def render_pod(task: Task, config: ClusterConfig) -> Manifest:
         "enableServiceLinks": False,
         # A checkpoint and the words to the others need their time; SIGKILL comes after it.
         "terminationGracePeriodSeconds": 60,
+        # The pod's pause is process 1 then. The worker as process 1 would not hear a SIGTERM that
+        # comes while Python still starts, and run on to SIGKILL.
+        "shareProcessNamespace": True,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,

@@ -36,7 +36,7 @@ _LONGEST_MESSAGE = 4000  # the kubelet keeps 4096 bytes
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one step and return the code for the operator."""
-    # A container's first process has no default for SIGTERM: unheard, it would run on to SIGKILL.
+    # By default it would end without a word.
     signal.signal(signal.SIGTERM, _end_at_once)
     arguments = list(sys.argv[1:] if argv is None else argv)
     step = arguments[0] if arguments else ""

@@ -10,9 +10,14 @@ import json
 import os
 import shlex
 import subprocess
+import uuid
 
 import pytest
 from conftest import local_losses, require_equal, wait_for_pods
+
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.render import render_pod
+from sightline_cluster.task import make_task
 
 EPOCHS = 4
 
@@ -92,3 +97,24 @@ def test_suspended_job_is_told_and_goes_on_when_it_is_resumed(launch, namespace)
     launcher.wait_for("epoch 1/")
     launcher.process.terminate()
     launcher.wait(143)
+
+
+def test_worker_that_is_told_to_end_before_it_listens_ends_at_once(namespace):
+    uris = {"dataset_uri": "s3://b/datasets/1", "out_uri": "s3://b/runs/r/pretrain"}
+    few = {"cpu": "100m", "memory": "256Mi", "shared_memory": "64Mi", "scratch": "64Mi"}
+    spec = render_pod(make_task("pretrain", uris, {}, {}), ClusterConfig(**few))
+    (container,) = spec["containers"]
+    # For as long as Python starts, a worker is no more than this.
+    container |= {"command": ["sleep", "600"], "args": []}
+    name = f"worker-{uuid.uuid4().hex[:8]}"
+    spec |= {"restartPolicy": "Never", "activeDeadlineSeconds": 5}
+    metadata = {"name": name}
+    namespace.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    try:
+        code = "{.status.containerStatuses[0].state.terminated.exitCode}"
+        ended = ["wait", f"pod/{name}", f"--for=jsonpath={code}", "--timeout=300s"]
+        namespace.kubectl(*ended, timeout=320)
+        found = namespace.kubectl("get", "pod", name, "-o", f"jsonpath={code}").stdout
+        assert found == "143"  # of SIGTERM; 137 would be SIGKILL, after the time for a checkpoint
+    finally:
+        namespace.kubectl("delete", "pod", name, "--wait=false")

@@ -34,12 +34,17 @@ DICTS = {"settings", "storage"}
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def documents(tmp_path_factory):
     from pipelines.compile import compile_pipeline
 
     target = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     compile_pipeline(target)
-    return yaml.safe_load(target.read_text(encoding="utf-8"))
+    return list(yaml.safe_load_all(target.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def compiled(documents):
+    return documents[0]
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +156,9 @@ def test_steps_depend_on_each_other_as_the_table_of_contents_says(tasks):
     }
 
 
-def test_only_prepare_and_promote_are_never_cached(tasks):
+def test_no_step_is_served_from_a_cache_that_cannot_see_what_lies_at_an_address(tasks):
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert set(tasks) - cached == {"prepare", "promote"}
+    assert cached == set()
 
 
 def test_steps_run_in_the_smallest_image_that_holds_what_they_need(compiled):
@@ -169,6 +174,17 @@ def test_steps_run_in_the_smallest_image_that_holds_what_they_need(compiled):
 def test_components_install_nothing_at_run_time(compiled):
     for executor in compiled["deploymentSpec"]["executors"].values():
         assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_every_step_of_a_pipeline_takes_the_keys_of_s3_from_a_secret_that_may_be_missing(documents):
+    executors = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == {f"exec-{step.name}" for step in PIPELINE_STEPS}
+    for executor in executors.values():
+        (secret,) = executor["secretAsEnv"]
+        assert secret["secretName"] == "sightline-s3"
+        assert secret["optional"] is True
+        taken = {key["envVar"]: key["secretKey"] for key in secret["keyToEnv"]}
+        assert taken == {key: key for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 
 
 def test_compiled_pipeline_is_free_of_traps(compiled):

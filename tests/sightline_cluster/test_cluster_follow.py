@@ -249,22 +249,39 @@ def test_launcher_that_was_told_so_leaves_its_job_when_it_ends(api):
     assert len(api.jobs) == 1
 
 
-def test_step_whose_launcher_dies_deletes_its_job_under_kubeflow_pipelines(api):
-    # KFP's own launcher dies of SIGTERM, and hands it on neither to the shell that it started nor
-    # to the step behind that.
+@pytest.fixture
+def step(api):
+    """Return a process like KFP's launcher, which dies of SIGTERM; a step with a job is below."""
     program = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
     shell = ["sh", "-c", '"$@"\n:\n', "sh"]
-    parent = subprocess.Popen(
+    launcher = subprocess.Popen(
         [sys.executable, "-c", program, *shell, *RUN, "pretrain", *FLAGS],
         env={**os.environ, "KFP_POD_NAME": "run-1-system-container-impl"},
+        start_new_session=True,
     )
     try:
         api.wait_for("POST", JOBS)
-        api.wait_for("GET", PODS)
+        # Once it follows: asked to end before the answer, it rightly deletes twice.
+        sent = len(api.requests)
+        _until(lambda: len(api.requests) > sent)
+        yield launcher
     finally:
-        parent.terminate()
-        assert parent.wait(timeout=30) == -signal.SIGTERM
+        launcher.terminate()
+        assert launcher.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_step_whose_launcher_dies_deletes_its_job_under_kubeflow_pipelines(api, step):
+    step.terminate()  # it hands that on neither to its shell nor to the step behind that
     _until(lambda: api.jobs == {})
+    assert [method for method, _ in api.requests if method != "GET"] == ["POST", "DELETE"]
+
+
+def test_step_that_is_asked_twice_to_end_goes_on_with_the_first_deletion(api, step):
+    # Argo signals the launcher's whole group; then the launcher dies, which counts as well.
+    api.refuse = lambda method, _: time.sleep(1) if method == "DELETE" else None
+    os.killpg(step.pid, signal.SIGTERM)
+    _until(lambda: api.jobs == {})
+    time.sleep(1)
     assert [method for method, _ in api.requests if method != "GET"] == ["POST", "DELETE"]
 
 

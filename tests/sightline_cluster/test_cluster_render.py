@@ -86,6 +86,10 @@ def test_pods_meet_pod_security_restricted(manifest):
     assert pod["automountServiceAccountToken"] is False
 
 
+def test_worker_is_not_process_1_which_hears_no_sigterm_before_it_listens(manifest):
+    assert pod_of(manifest)["shareProcessNamespace"] is True
+
+
 def test_several_pods_have_no_master_and_a_fixed_place_to_meet(task):
     manifest = render_pytorchjob(task(workers=4), ClusterConfig())
     assert set(manifest["spec"]["pytorchReplicaSpecs"]) == {"Worker"}
