@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,18 @@ from sightline.storage.verified import AlteredError, read_verified, refuse_alter
 # One request reads about this much, and rather reads over a gap than asks twice.
 _READ_BYTES = 2**20
 _GAP_BYTES = 64 * 2**10
+# Each hash hands the interpreter to another thread. Of many that hash at once most would only wait
+# to get it back, which took a fifth of all CPU; those that wait for a store need not be counted.
+_cutting = BoundedSemaphore(usable_cores())
+
+
+def _cut_anew() -> None:
+    # The threads that held it are not there after a fork.
+    global _cutting
+    _cutting = BoundedSemaphore(usable_cores())
+
+
+os.register_at_fork(after_in_child=_cut_anew)
 
 
 class PackedDataset:
@@ -155,19 +169,28 @@ class PackedDataset:
         end = max(sample.offset_bytes + sample.size_bytes for sample in run)
         content = self.storage.read_bytes(name, start, end - start)
         shard_uri = join_uri(self.storage.uri, name)
-        return [cut_member(content, start, sample, shard_uri) for sample in run]
+        return cut_members(content, start, run, shard_uri)
 
 
-def cut_member(content: bytes, start: int, sample: Sample, shard_uri: str) -> bytes:
-    """Return one image's bytes out of a part of its shard that begins at `start`, verified.
+def cut_members(
+    content: bytes, start: int, samples: Sequence[Sample], shard_uri: str
+) -> list[bytes]:
+    """Return images' bytes out of a part of their shard that begins at `start`, verified.
 
     Raises:
         UserError: If they are not those that were packed.
     """
+    with _cutting:
+        return [_cut_member(content, start, sample, shard_uri) for sample in samples]
+
+
+def _cut_member(content: bytes, start: int, sample: Sample, shard_uri: str) -> bytes:
     begin = sample.offset_bytes - start
     member = content[begin : begin + sample.size_bytes]
     found = hashlib.sha256(member).hexdigest()
-    refuse_altered(f"{sample.name} in {shard_uri}", sample.sha256, found, prepare_again(shard_uri))
+    if found != sample.sha256:  # before any words are made, for this runs once an image
+        what, remedy = f"{sample.name} in {shard_uri}", prepare_again(shard_uri)
+        refuse_altered(what, sample.sha256, found, remedy)
     return member
 
 

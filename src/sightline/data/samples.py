@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, fields
+from typing import Any
 
 SPLITS = ("train", "val", "test")
 
@@ -53,9 +54,8 @@ class Sample:
         return (json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
     @classmethod
-    def from_line(cls, line: bytes) -> Sample:
-        """Rebuild a sample from one line of `samples.jsonl`."""
-        values = json.loads(line)
+    def from_values(cls, values: dict[str, Any]) -> Sample:
+        """Rebuild a sample from what its line of `samples.jsonl` holds."""
         boxes = values.get("boxes")
         if boxes is not None:
             values["boxes"] = tuple(Box(*box) for box in boxes)
@@ -72,5 +72,7 @@ _BOX_NAMES = tuple(field.name for field in fields(Box))
 
 def parse_samples(lines: bytes) -> list[Sample]:
     """Return the samples of some whole lines of `samples.jsonl`."""
-    # Only a line feed ends a line: a name may hold what splitlines() takes for one.
-    return [Sample.from_line(line) for line in lines.split(b"\n") if line]
+    # Only a line feed ends a line, and JSON holds none inside a value. Parsed as one list, a line
+    # costs half of what it does alone.
+    listed = b"[%s]" % lines.strip(b"\n").replace(b"\n", b",")
+    return [Sample.from_values(values) for values in json.loads(listed)]

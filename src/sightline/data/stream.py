@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sightline.config import UserError
 from sightline.data.cache import LoadCache
-from sightline.data.dataset import PackedDataset, cut_member, prepare_again
+from sightline.data.dataset import PackedDataset, cut_members, prepare_again
 from sightline.data.order import EpochOrder, Picked
 from sightline.data.publish import SAMPLES_FILE
 from sightline.data.samples import SPLITS, Sample, parse_samples
@@ -171,10 +171,9 @@ class ImageStream:
         shard = dataset.manifest["shards"][part.shard]["name"]
         content = dataset.storage.read_bytes(shard, start, end - start)
         shard_uri = join_uri(dataset.storage.uri, shard)
-        return [
-            StreamedImage(index, sample, cut_member(content, start, sample, shard_uri))
-            for index, sample in enumerate(samples, part.first_index)
-        ]
+        members = cut_members(content, start, samples, shard_uri)
+        indices = range(part.first_index, part.first_index + len(samples))
+        return list(map(StreamedImage, indices, samples, members))
 
 
 class ArrayStream:
