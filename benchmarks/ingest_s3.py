@@ -25,7 +25,6 @@ import hashlib
 import io
 import json
 import os
-import resource
 import statistics
 import sys
 import tarfile
@@ -40,7 +39,7 @@ import numpy as np
 import simplejpeg
 from delaying_proxy import delayed
 from PIL import Image
-from read_s3 import client_of, find_server, fresh_bucket
+from read_s3 import client_of, ended_cpu_seconds, find_server, fresh_bucket
 
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.run import run
@@ -98,12 +97,6 @@ def main() -> int:
     )
     print(verdict)
     return int(ratio < RATIO_LIMIT)
-
-
-def ended_cpu_seconds() -> float:
-    """Return how long the processes that this one started, and that have ended, computed."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return ended.ru_utime + ended.ru_stime
 
 
 def server_cpu_seconds(endpoint: str) -> float:
