@@ -124,11 +124,10 @@ class FaultProxy:
         """Meet requests with a fault: the first few that match, or a share of them; None: all."""
         self._plans.append(_Plan(fault, first, share, matches, random.Random(seed)))
 
-    def fail_in_every_way(self, share: float, but: tuple[str, ...] = ()) -> None:
+    def fail_in_every_way(self, share: float) -> None:
         """Meet a share of the requests with each fault that a later try may not meet again."""
         for seed, fault in enumerate(EVERY_WAY):
-            if fault not in but:
-                self.fail(fault, share=share, seed=seed)
+            self.fail(fault, share=share, seed=seed)
 
     def be_down(self, after_requests: int, seconds: float) -> None:
         """Go down for a while when so many more requests have come; gives no answer meanwhile."""
