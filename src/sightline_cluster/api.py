@@ -246,7 +246,10 @@ def explain(error: Exception, namespace: str) -> Exception:
             f"the cluster does not accept who we are (401): renew the login; it says: {told}"
         )
     if error.status == 403 and "exceeded quota" in told:
-        return UserError(f"namespace {namespace} has no room for another job: {told}")
+        return UserError(
+            f"namespace {namespace} has no room for another job: delete finished ones, which stay "
+            f"for cluster.keep_hours, or raise the quota; it says: {told}"
+        )
     if error.status == 403:
         return RefusedError(
             f"{told}: bind the role sightline-launcher of k8s/base to whoever that is, in "

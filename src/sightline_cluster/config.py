@@ -9,7 +9,9 @@ from pydantic import Field, field_validator
 
 from sightline.config import StepConfig
 
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTP]i?)?$")]
+# Quantities as Kubernetes writes them, of processors and of bytes; none of zero.
+Processors = Annotated[str, Field(pattern=r"^(0\.0*)?[1-9][0-9]*(\.[0-9]+)?m?$")]
+Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(\.[0-9]+)?(k|Ki|[MGTPE]i?)?$")]
 Name = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$")]
 Pairs = tuple[Annotated[str, Field(pattern=r"^[^=\s]+=[^=\s:]*$")], ...]
 Tolerations = tuple[
@@ -58,7 +60,7 @@ class ClusterConfig(StepConfig):
     processes_per_pod: Annotated[int, Field(ge=1, le=64)] = 1
     """How many of the `workers` run in one pod; with GPUs, one each."""
 
-    cpu: Quantity = "2"
+    cpu: Processors = "2"
     """Processors of a pod, requested and limited."""
 
     memory: Quantity = "8Gi"
@@ -70,8 +72,9 @@ class ClusterConfig(StepConfig):
     shared_memory: Quantity = "1Gi"
     """Size limit of /dev/shm, through which loader processes hand on batches."""
 
-    scratch: Quantity = "20Gi"
-    """Size limit of /tmp, the only place that a worker may write to."""
+    scratch: Quantity = "64Gi"
+    """Size limit of /tmp, the only place that a worker may write to; a worker that exceeds it is
+    evicted. Step detect copies its images there: keep it above `max_local_gib`."""
 
     node_selector: Pairs = ()
     """Labels that a node must have, each as name=value."""
@@ -89,8 +92,9 @@ class ClusterConfig(StepConfig):
     deadline_hours: Annotated[float, Field(gt=0, le=8760)] = 168.0
     """How long the job may take from its start, all in all."""
 
-    keep_hours: Annotated[float, Field(ge=0, le=8760)] = 24.0
-    """How long a finished job and its logs stay for inspection."""
+    keep_hours: Annotated[float, Field(ge=0.1, le=8760)] = 24.0
+    """How long a finished job and its logs stay for inspection, and for a launcher that was away to
+    learn how it ended."""
 
     startup_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
     """How long an image that cannot be pulled, a missing secret or a node selector that no node

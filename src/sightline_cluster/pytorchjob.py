@@ -46,6 +46,8 @@ _POLL_SECONDS = 2.0
 _USER_ERROR, _FROM_HERE_ON_STARTED_AGAIN = 2, 128
 _TAIL_LINES = 20
 _LAST_WORDS_SECONDS = 10.0
+# Before each try to delete a job after a signal; a step in Kubeflow Pipelines has no time for two.
+_CANCEL_WAITS_SECONDS = (0.0, 0.5, 2.0)
 
 
 class JobFailedError(Exception):
@@ -193,19 +195,24 @@ class PyTorchJobBackend:
     def _refuse_what_no_quota_allows(self) -> None:
         # Pods beyond a whole quota would wait for ever.
         worker = self._manifest["spec"]["pytorchReplicaSpecs"]["Worker"]
-        limits = worker["template"]["spec"]["containers"][0]["resources"]["limits"]
+        resources = worker["template"]["spec"]["containers"][0]["resources"]
         asked = {"pods": Fraction(worker["replicas"])}
-        for name, quantity in limits.items():
-            total = worker["replicas"] * _number(quantity)
-            asked |= {name: total, f"requests.{name}": total, f"limits.{name}": total}
+        for kind, quantities in resources.items():
+            for name, quantity in quantities.items():
+                asked[f"{kind}.{name}"] = worker["replicas"] * _number(quantity)
+                if kind == "requests":  # which is what a name alone means
+                    asked[name] = asked[f"{kind}.{name}"]
         for quota in self._api.quotas():
+            spec = quota.get("spec", {})
+            if spec.get("scopes") or spec.get("scopeSelector"):
+                continue  # it is of some pods alone, such as those of a priority
             for name, allowed in quota.get("status", {}).get("hard", {}).items():
                 if asked.get(name, Fraction(0)) > _number(allowed):
                     raise UserError(
                         f"quota {quota['metadata']['name']} of namespace {self._api.namespace} "
                         f"allows {name} {allowed}, the job's {worker['replicas']} pods need "
-                        f"{float(asked[name]):g}: ask for less by cluster.cpu, cluster.memory or "
-                        "workers, or raise the quota"
+                        f"{float(asked[name]):g}: ask for less by cluster.cpu, cluster.memory, "
+                        "cluster.gpus or workers, or raise the quota"
                     )
 
     # --- following ---
@@ -327,6 +334,8 @@ class PyTorchJobBackend:
         message = ending.message or (log.complaint if log else "")
         if ending.reason == "OOMKilled":
             message = f"it needs more than cluster.memory {self._config.memory}"
+        elif "ephemeral" in message or "EmptyDir" in message:
+            message = f"it needs more than cluster.scratch {self._config.scratch} ({message})"
         told = message.removeprefix(f"{self._task.step}: ") or "it said nothing; see its log above"
         return f"{ending}: {told}"
 
@@ -392,13 +401,20 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
     times after 50 ms. Argo signals the group of KFP's launcher, which dies of it; a step that runs
     in another group hears nothing but that death, so there it counts as SIGTERM, too.
     """
+    failures: list[Exception] = []
 
     def cancel(number: int, _frame: FrameType | None) -> None:
         # Both reach a step; the second must not break into the deletion that the first began.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if config.cancel_on_sigterm:
-            with contextlib.suppress(ApiAwayError, UserError):
-                backend.cancel()
+            for wait_seconds in _CANCEL_WAITS_SECONDS:
+                time.sleep(wait_seconds)
+                try:
+                    backend.cancel()
+                    failures.clear()
+                    break
+                except (ApiAwayError, UserError) as error:
+                    failures[:] = [error]
         raise SystemExit(128 + number)
 
     before = {number: signal.signal(number, cancel) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -409,6 +425,8 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
     except SystemExit as ending:
         if ending.code in (130, 143):
             stays = "goes on" if not config.cancel_on_sigterm else "is deleted"
+            if failures:
+                stays = f"could not be deleted ({failures[0]}): sightline-cluster reap deletes it"
             print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)
         raise
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from typing import Any
 
@@ -27,6 +28,7 @@ RESTARTS_ANNOTATION = "sightline.dev/restarts"
 MESSAGE_PATH = "/dev/termination-log"
 METRICS_PORT = 9400
 USER_ID = 10001
+_LOG_MIB = 1024
 
 Manifest = dict[str, Any]
 
@@ -190,6 +192,10 @@ def _container(task: Task, config: ClusterConfig) -> Manifest:
     resources = {"cpu": config.cpu, "memory": config.memory}
     if config.gpus:
         resources["nvidia.com/gpu"] = str(config.gpus)
+    # What lies in /tmp counts, and so does the log. Without a limit of its own the container would
+    # get the namespace's default, and be evicted at that; a node need not have all of it free.
+    disk_limit = {"ephemeral-storage": f"{_mebibytes(config.scratch) + _LOG_MIB}Mi"}
+    disk_request = {"ephemeral-storage": "1Gi"}
     container: Manifest = {
         "name": "pytorch",  # the operator looks for this name
         "image": _image(task, config),
@@ -202,7 +208,7 @@ def _container(task: Task, config: ClusterConfig) -> Manifest:
             {"name": "metrics", "containerPort": METRICS_PORT},
             {"name": "pytorchjob-port", "containerPort": 23456},
         ],
-        "resources": {"requests": dict(resources), "limits": dict(resources)},
+        "resources": {"requests": resources | disk_request, "limits": resources | disk_limit},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -250,6 +256,13 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     if config.pushgateway_url:
         variables["SIGHTLINE_PUSHGATEWAY_URL"] = config.pushgateway_url
     return sorted(variables.items())
+
+
+def _mebibytes(quantity: str) -> int:
+    unit = quantity.lstrip("0123456789.")
+    base = 1024 if unit.endswith("i") else 1000
+    power = "kmgtpe".index(unit[0].lower()) + 1 if unit else 0
+    return math.ceil(float(quantity.removesuffix(unit)) * float(base) ** power / 2**20)
 
 
 def _cores(quantity: str) -> float:

@@ -18,6 +18,8 @@ class FakeApi:
 
     def __init__(self):
         self.requests = []
+        self.ports = []
+        """The client's port of each request: one for each connection."""
         self.jobs = {}
         self.pods = []
         self.own_pod = None
@@ -113,6 +115,7 @@ class FakeApi:
         path, _, query = handler.path.partition("?")
         length = int(handler.headers.get("Content-Length") or 0)
         body = json.loads(handler.rfile.read(length)) if length else None
+        self.ports.append(handler.client_address[1])
         self.requests.append((method, path))
         refused = self.refuse and self.refuse(method, path)
         if refused:

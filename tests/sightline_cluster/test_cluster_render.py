@@ -247,3 +247,33 @@ def test_lists_may_be_given_as_text():
     config = ClusterConfig.from_values({"node_selector": "a=b,c=d", "tolerations": "x:NoExecute y"})
     assert config.node_selector == ("a=b", "c=d")
     assert config.tolerations == ("x:NoExecute", "y")
+
+
+@pytest.mark.parametrize(
+    ("scratch", "limit"), [("20Gi", "21504Mi"), ("1G", "1978Mi"), ("1048576Ki", "2048Mi")]
+)
+def test_disk_that_a_worker_may_use_is_its_scratch_and_a_log(task, scratch, limit):
+    # 1 G is 953.7 MiB. A namespace's default would else evict it at less than scratch allows.
+    container = container_of(render_pytorchjob(task(), ClusterConfig(scratch=scratch)))
+    assert container["resources"]["limits"]["ephemeral-storage"] == limit
+    assert container["resources"]["requests"]["ephemeral-storage"] == "1Gi"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"cpu": cpu} for cpu in ("1k", "1Gi", "0")),
+        *({"memory": memory} for memory in ("8ki", "0")),
+        {"keep_hours": 0},
+    ],
+)
+def test_quantities_that_kubernetes_does_not_take_are_refused(values):
+    with pytest.raises(ValueError, match="validation error"):
+        ClusterConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "values", [{"cpu": "0.5"}, {"cpu": "500m"}, {"memory": "8388608Ki"}, {"memory": "1.5Gi"}]
+)
+def test_quantities_of_kubernetes_are_taken(values):
+    ClusterConfig(**values)
