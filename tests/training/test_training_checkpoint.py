@@ -185,6 +185,43 @@ def test_a_run_with_other_settings_is_refused_by_their_names(uri):
         other.latest()
 
 
+def test_a_run_that_is_refused_is_left_as_it_was(uri):
+    save_all(uri, [1, 2])
+    storage = open_storage(uri)
+    # What take_over would tidy up.
+    storage.write_bytes("step-000000000003-half.pt", b"half")
+    before = {key: storage.read_bytes(key) for key in keys_of(uri)}
+    other = checkpoints_at(uri, "two", identity={**IDENTITY, "dataset": "another"})
+    with pytest.raises(UserError, match="other settings"):
+        other.take_over()
+    assert {key: storage.read_bytes(key) for key in keys_of(uri)} == before
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".json"])
+def test_the_state_of_a_damaged_checkpoint_saved_again_is_whole(uri, suffix):
+    save_all(uri, [1, 2])
+    newest = json.loads(open_storage(uri).read_bytes("latest.json"))["kept"][0]
+    damage(uri, newest + suffix, "one bit flipped")
+    again = checkpoints_at(uri, "two")
+    again.take_over()
+    require_latest(uri, 1, again)
+    again.save(state_of(2), 2, wait=True)
+    require_latest(uri, 2)
+
+
+def test_a_damaged_checkpoint_is_none_of_the_three_that_are_kept(uri):
+    save_all(uri, [1, 2, 3])
+    newest = json.loads(open_storage(uri).read_bytes("latest.json"))["kept"][0]
+    damage(uri, newest + ".pt", "truncated")
+    again = checkpoints_at(uri, "two")
+    again.take_over()
+    require_latest(uri, 2, again)
+    again.save(state_of(4), 4, wait=True)
+    kept = json.loads(open_storage(uri).read_bytes("latest.json"))["kept"]
+    assert [int(name.split("-")[1]) for name in kept] == [4, 2, 1]
+    assert newest + ".pt" not in keys_of(uri)
+
+
 def test_who_was_taken_over_stores_nothing_that_counts(uri):
     first = save_all(uri, [1])
     second = checkpoints_at(uri, "two")

@@ -151,8 +151,7 @@ class TrainingWatch:
             f"{record.data_wait_ratio:.0%} waiting  std {record.embedding_std:.2f}  "
             f"rank {record.effective_rank:.0f}  {knn}{format_duration(left)} left",
         )
-        self._exporter.set(m.EMBEDDING_STD, record.embedding_std, _STEP)
-        self._exporter.set(m.EMBEDDING_EFFECTIVE_RANK, record.effective_rank, _STEP)
+        self._keep_spread(record.embedding_std, record.effective_rank)
         if record.knn_accuracy is not None:
             self._exporter.set(m.EMBEDDING_KNN_ACCURACY, record.knn_accuracy, _STEP)
         self._write(global_step, values_of(record))
@@ -178,13 +177,14 @@ class TrainingWatch:
 
     def _spread_of(self, projections: Tensor) -> str:
         # Of rank 0's share alone: no process waits for another because one of them tells.
-        now = time.monotonic()
-        if now - self._spread_at >= _SPREAD_SECONDS:
-            std, rank = embedding_std(projections), effective_rank(projections)
-            self._exporter.set(m.EMBEDDING_STD, std, _STEP)
-            self._exporter.set(m.EMBEDDING_EFFECTIVE_RANK, rank, _STEP)
-            self._spread, self._spread_at = f"std {std:.2f}, rank {rank:.0f}", now
+        if time.monotonic() - self._spread_at >= _SPREAD_SECONDS:
+            self._keep_spread(embedding_std(projections), effective_rank(projections))
         return self._spread
+
+    def _keep_spread(self, std: float, rank: float) -> None:
+        self._exporter.set(m.EMBEDDING_STD, std, _STEP)
+        self._exporter.set(m.EMBEDDING_EFFECTIVE_RANK, rank, _STEP)
+        self._spread, self._spread_at = f"std {std:.2f}, rank {rank:.0f}", time.monotonic()
 
     def _export(self, record: StepRecord, seconds: float) -> None:
         export = self._exporter

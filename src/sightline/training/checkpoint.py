@@ -8,6 +8,7 @@ them are stored. Reading verifies; what is damaged is told, and the one before i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
@@ -84,6 +85,7 @@ class Checkpoints:
         self._exporter = exporter or Exporter()
         self._pointer: bytes | None = None
         self._kept: list[str] = []
+        self._damaged: set[str] = set()
         self._is_taken_over = False
         self._saving: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -97,9 +99,14 @@ class Checkpoints:
 
         Raises:
             LostRunError: If another process moved it at the same time.
+            UserError: If the run is another one; then nothing is touched.
         """
         self._pointer = self._read_pointer()
         self._kept = self._names(self._pointer)
+        for name in self._kept:
+            with contextlib.suppress(_DamagedError):  # told when its turn to be read comes
+                self._require_same_run(name, self._read_manifest(name)["identity"])
+                break
         self._move_pointer(self._kept)
         self._is_taken_over = True
         for entry in list(self._storage.list_unfinished()):
@@ -119,6 +126,7 @@ class Checkpoints:
             try:
                 return self.read(name)
             except _DamagedError as error:
+                self._damaged.add(name)
                 self._note_fallback()
                 before = "taking the one before" if place + 1 < len(names) else "none is left"
                 self._warn(f"checkpoint {self._shown(name)} is damaged ({error}): {before}")
@@ -135,26 +143,9 @@ class Checkpoints:
         Raises:
             UserError: If it holds more than plain tensors and values, or belongs to another run.
         """
-        key = name + _MANIFEST
-
-        def read_manifest() -> bytes:
-            content = self._storage.read_bytes(key)
-            if _digest_of(content) != name.rpartition("-")[2]:
-                raise AlteredError("its manifest is not the one of that name", self._shown(key))
-            return content
-
-        try:
-            # What a network alters on its way is right another time.
-            manifest = json.loads(read_verified(self._shown(key), read_manifest))
-            size_bytes, sha256 = int(manifest["size_bytes"]), str(manifest["sha256"])
-            identity = dict(manifest["identity"])
-        except NotFoundError:
-            raise _DamagedError("its manifest is gone") from None
-        except AlteredError as error:
-            raise _DamagedError(str(error)) from None
-        except (ValueError, KeyError, TypeError):
-            raise _DamagedError("its manifest is none of ours") from None
-        self._require_same_run(name, identity)
+        manifest = self._read_manifest(name)
+        size_bytes, sha256 = manifest["size_bytes"], manifest["sha256"]
+        self._require_same_run(name, manifest["identity"])
         with ScratchFolder("checkpoint") as scratch:
             path = scratch / (name + _STATE)
 
@@ -242,6 +233,30 @@ class Checkpoints:
         """Whether it is known that there are none; before `take_over` nothing is known."""
         return self._is_taken_over and not self._kept
 
+    def _read_manifest(self, name: str) -> dict[str, Any]:
+        key = name + _MANIFEST
+
+        def read() -> bytes:
+            content = self._storage.read_bytes(key)
+            if _digest_of(content) != name.rpartition("-")[2]:
+                raise AlteredError("its manifest is not the one of that name", self._shown(key))
+            return content
+
+        try:
+            # What a network alters on its way is right another time.
+            manifest = json.loads(read_verified(self._shown(key), read))
+            return {
+                "size_bytes": int(manifest["size_bytes"]),
+                "sha256": str(manifest["sha256"]),
+                "identity": dict(manifest["identity"]),
+            }
+        except NotFoundError:
+            raise _DamagedError("its manifest is gone") from None
+        except AlteredError as error:
+            raise _DamagedError(str(error)) from None
+        except (ValueError, KeyError, TypeError):
+            raise _DamagedError("its manifest is none of ours") from None
+
     def _write_copy(self, state: Mapping[str, Any]) -> ScratchFolder:
         scratch = None
         try:
@@ -264,13 +279,17 @@ class Checkpoints:
             }
         )
         name = f"step-{global_step:012d}-{_digest_of(manifest)}"
-        self._storage.upload(path, name + _STATE, only_new=True)
+        # One of that name holds the same, unless it was found to be damaged.
+        self._storage.upload(path, name + _STATE, only_new=name not in self._damaged)
         self._storage.write_bytes(name + _MANIFEST, manifest)
-        kept = [name, *(other for other in self._kept if other != name)]
-        self._move_pointer(kept[:KEPT])
+        self._damaged.discard(name)
+        before = [other for other in self._kept if other != name]
+        kept = [name, *(other for other in before if other not in self._damaged)][:KEPT]
+        self._move_pointer(kept)
         self._exporter.set(CHECKPOINT_SAVED_AT, time.time(), self._step)
-        for dropped in kept[KEPT:]:
-            self._delete(dropped)
+        for dropped in before:
+            if dropped not in kept:
+                self._delete(dropped)
 
     def _delete(self, name: str) -> None:
         try:
