@@ -11,7 +11,7 @@ from fault_proxy import WRONG_BYTES
 
 from sightline.storage.http_get import Answer
 from sightline.storage.retries import PassingError
-from sightline.storage.s3_checksums import Etags, checksums_hold
+from sightline.storage.s3_checksums import WholeObjects, check_sum
 
 CONTENT = bytes(range(256)) * 80
 OTHER = CONTENT[:-1] + b"?"
@@ -33,50 +33,50 @@ def md5(content):
 @pytest.mark.parametrize("name", SUMS)
 def test_sum_that_was_stored_is_compared(name):
     headers = {name: base64.b64encode(SUMS[name]).decode()}
-    assert checksums_hold(headers, CONTENT)
+    assert check_sum(headers, CONTENT)
     with pytest.raises(PassingError, match="do not match"):
-        checksums_hold(headers, OTHER)
+        check_sum(headers, OTHER)
 
 
 def test_sums_of_parts_and_unknown_ones_say_nothing():
-    assert not checksums_hold({"x-amz-checksum-crc64nvme": "6Qa5CioXWcY="}, CONTENT)
-    assert not checksums_hold({"x-amz-checksum-crc32": "AAAAAA==-2"}, CONTENT)
+    assert not check_sum({"x-amz-checksum-crc64nvme": "6Qa5CioXWcY="}, CONTENT)
+    assert not check_sum({"x-amz-checksum-crc32": "AAAAAA==-2"}, CONTENT)
     composite = {"x-amz-checksum-crc32": "AAAAAA==", "x-amz-checksum-type": "COMPOSITE"}
-    assert not checksums_hold(composite, CONTENT)
+    assert not check_sum(composite, CONTENT)
 
 
 def test_bucket_whose_etags_are_md5_is_held_to_it():
-    etags = Etags()
-    etags.check("b", "one", answer(CONTENT, md5(CONTENT)))
+    whole = WholeObjects()
+    whole.check("b", "one", answer(CONTENT, md5(CONTENT)))
     for _ in range(3):
         with pytest.raises(PassingError, match="do not match"):
-            etags.check("b", "two", answer(OTHER, md5(CONTENT)))
+            whole.check("b", "two", answer(OTHER, md5(CONTENT)))
 
 
 def test_first_object_that_differs_is_read_again():
-    etags = Etags()
+    whole = WholeObjects()
     with pytest.raises(PassingError):
-        etags.check("b", "one", answer(OTHER, md5(CONTENT)))
-    etags.check("b", "one", answer(CONTENT, md5(CONTENT)))
+        whole.check("b", "one", answer(OTHER, md5(CONTENT)))
+    whole.check("b", "one", answer(CONTENT, md5(CONTENT)))
     with pytest.raises(PassingError):
-        etags.check("b", "two", answer(OTHER, md5(CONTENT)))
+        whole.check("b", "two", answer(OTHER, md5(CONTENT)))
 
 
 def test_etag_that_is_no_md5_is_believed_once_the_bytes_came_twice():
-    etags = Etags()
+    whole = WholeObjects()
     with pytest.raises(PassingError):
-        etags.check("b", "one", answer(CONTENT, md5(b"what it was before it was encrypted")))
-    etags.check("b", "one", answer(CONTENT, md5(b"what it was before it was encrypted")))
-    etags.check("b", "two", answer(CONTENT, md5(b"another")))
+        whole.check("b", "one", answer(CONTENT, md5(b"what it was before it was encrypted")))
+    whole.check("b", "one", answer(CONTENT, md5(b"what it was before it was encrypted")))
+    whole.check("b", "two", answer(CONTENT, md5(b"another")))
     with pytest.raises(PassingError):  # each bucket has a mind of its own
-        etags.check("c", "one", answer(CONTENT, md5(b"another")))
+        whole.check("c", "one", answer(CONTENT, md5(b"another")))
 
 
 def test_etags_of_parts_and_of_keys_of_the_user_s_own_are_no_md5():
-    etags = Etags()
-    etags.check("b", "one", answer(CONTENT, f'"{"0" * 32}-2"'))
+    whole = WholeObjects()
+    whole.check("b", "one", answer(CONTENT, f'"{"0" * 32}-2"'))
     encrypted = {"etag": md5(b""), "x-amz-server-side-encryption-aws-kms-key-id": "arn"}
-    etags.check("b", "one", Answer(200, encrypted, CONTENT))
+    whole.check("b", "one", Answer(200, encrypted, CONTENT))
 
 
 @pytest.mark.parametrize("checksums", ["when_required", "when_supported"])

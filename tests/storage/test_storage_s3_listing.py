@@ -76,6 +76,21 @@ def test_broken_page_is_worth_another_try(document, reason):
         parse_page(document)
 
 
+def test_keys_are_told_without_what_they_all_begin_with():
+    page = parse_page(PAGE.replace(b"<Key>", b"<Key>in/%20/"), below="in/ /")
+    assert page == parse_page(PAGE)
+
+
+def test_page_that_would_grow_without_bound_is_refused():
+    # A billion laughs: ten levels of ten.
+    levels = "".join(f"<!ENTITY l{n} '{f'&l{n - 1};' * 10}'>" for n in range(1, 11))
+    laughs = (
+        f"<!DOCTYPE x [<!ENTITY l0 'laugh'>{levels}]><ListBucketResult>&l10;</ListBucketResult>"
+    )
+    with pytest.raises(PassingError, match="no XML"):
+        parse_page(laughs.encode())
+
+
 def test_first_page_is_asked_for_without_a_token():
     assert "continuation-token" not in page_query("in/", "")
     assert page_query("in/", "t")["continuation-token"] == "t"

@@ -30,6 +30,7 @@ from urllib.parse import quote, urlsplit
 import boto3
 import botocore.exceptions as boto_errors
 from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
@@ -47,7 +48,7 @@ from sightline.storage.http_get import (
 )
 from sightline.storage.local import replacing
 from sightline.storage.retries import REAL_CLOCK, Clock, PassingError, Retries
-from sightline.storage.s3_checksums import Etags, checksums_hold
+from sightline.storage.s3_checksums import WholeObjects
 from sightline.storage.s3_errors import (
     Access,
     ConditionFailedError,
@@ -290,9 +291,8 @@ class S3Storage:
             if answer.status not in (200, 206):
                 refusal = refusal_from_xml(answer.status, answer.content, answer.headers)
                 raise explain_refusal(refusal, self._target(key), "read")
-            whole = answer.status == 200
-            if whole and not checksums_hold(answer.headers, answer.content):
-                self._connection.etags.check(self.bucket, full_key, answer)
+            if answer.status == 200:
+                self._connection.whole_objects.check(self.bucket, full_key, answer)
             return _cut(answer, start, size_bytes)
 
         try:
@@ -363,13 +363,9 @@ class S3Storage:
         with ThreadPoolExecutor(1) as pool:
             while page.next_token:
                 following = pool.submit(self._list, prefix, page.next_token)
-                yield from self._below(page)
+                yield from page.entries
                 page = following.result()
-            yield from self._below(page)
-
-    def _below(self, page: Page) -> Iterator[Entry]:
-        for entry in page.entries:
-            yield Entry(entry.key[len(self._prefix) :], entry.size_bytes, entry.modified)
+            yield from page.entries
 
     def _list(self, prefix: str, token: str = "") -> Page:
         query = page_query(self._prefix + prefix, token)
@@ -379,7 +375,7 @@ class S3Storage:
             if answer.status != 200:
                 refusal = refusal_from_xml(answer.status, answer.content, answer.headers)
                 raise explain_refusal(refusal, self._target(prefix), "list")
-            return parse_page(answer.content)
+            return parse_page(answer.content, self._prefix)
 
         return self._retries.call(f"list {self._shown(prefix)}", attempt)
 
@@ -488,7 +484,7 @@ class _Connection:
         self.conditions: dict[str, bool] = {}
         """Whether a bucket's server honours conditional puts, once that was tried."""
         self.probing = threading.Lock()
-        self.etags = Etags()
+        self.whole_objects = WholeObjects()
         self._config = config
         try:
             session = boto3.Session()
@@ -497,21 +493,13 @@ class _Connection:
             raise _unusable_credentials(error) from None
         if self._credentials is None:
             raise _unusable_credentials(None)
-        # Such as the line break at the end of a Kubernetes secret: no request could carry it, which
-        # would look like a connection that fails.
-        frozen = self._current_credentials()
         region = config.s3_region or session.region_name or "us-east-1"
-        for name, value in (
-            ("AWS_ACCESS_KEY_ID", frozen.access_key),
-            ("AWS_SECRET_ACCESS_KEY", frozen.secret_key),
-            ("AWS_SESSION_TOKEN", frozen.token or ""),
-            ("s3_region", region),
-        ):
-            if not value.isascii() or any(mark.isspace() or mark < " " for mark in value):
-                raise UserError(
-                    f"{name} holds a space, a line break or another mark that it cannot have: look "
-                    "at its end, and at where it comes from (a secret, a profile)"
-                )
+        _require_sendable("s3_region", region)
+        # Those of a role come from a server, which is asked when they are needed.
+        if not isinstance(self._credentials, RefreshableCredentials):
+            _require_sendable("AWS_ACCESS_KEY_ID", self._credentials.access_key)
+            _require_sendable("AWS_SECRET_ACCESS_KEY", self._credentials.secret_key)
+            _require_sendable("AWS_SESSION_TOKEN", self._credentials.token or "")
         addressing = config.s3_addressing
         if addressing == "auto" and config.s3_endpoint_url:
             addressing = "path"
@@ -549,8 +537,8 @@ class _Connection:
         self._certificates: str = bundle or get_cert_path(True)
         self._addresses: dict[str, tuple[Origin, str, str]] = {}
         self._origins: dict[str, Origin] = {}
-        if self.endpoint.startswith("https:"):
-            self._make_tls()  # a file of authorities that cannot be used is told before any request
+        # Now: a file of authorities that cannot be used is told before any request.
+        self._tls = self._make_tls() if self.endpoint.startswith("https:") else None
 
     def key_id(self) -> str:
         """Return the access key id that requests are signed with."""
@@ -619,8 +607,7 @@ class _Connection:
             return ProxiedOrigin(url, proxy, connections, self._certificates)
         # One for all buckets of a server, as its limit of connections is one for all.
         if url not in self._origins:
-            tls = self._make_tls() if url.startswith("https:") else None
-            self._origins[url] = DirectOrigin(url, host_header(url), connections, tls)
+            self._origins[url] = DirectOrigin(url, host_header(url), connections, self._tls)
         return self._origins[url]
 
     def _make_tls(self) -> ssl.SSLContext:
@@ -700,6 +687,18 @@ def _refusal_of(error: boto_errors.ClientError) -> Refusal:
     return Refusal(
         status, str(described.get("Code", "")), str(described.get("Message", "")), headers
     )
+
+
+def _require_sendable(name: str, value: str) -> None:
+    """Refuse what no request can carry, such as the line break at the end of a Kubernetes secret.
+
+    Sent, it would look like a connection that fails.
+    """
+    if not value.isascii() or any(mark.isspace() or mark < " " for mark in value):
+        raise UserError(
+            f"{name} holds a space, a line break or another mark that it cannot have: look at its "
+            "end, and at where it comes from (a secret, a profile)"
+        )
 
 
 def _unusable_credentials(error: Exception | None) -> UserError:

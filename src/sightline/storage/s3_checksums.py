@@ -23,7 +23,7 @@ _ENCRYPTED = (
 )
 
 
-def checksums_hold(headers: Mapping[str, str], content: bytes) -> bool:
+def check_sum(headers: Mapping[str, str], content: bytes) -> bool:
     """Compare a whole object with a sum that was stored with it; say whether there was one.
 
     Raises:
@@ -41,13 +41,14 @@ def checksums_hold(headers: Mapping[str, str], content: bytes) -> bool:
     return False
 
 
-class Etags:
-    """Compares objects that have no sum we know with their ETag, where that is their MD5.
+class WholeObjects:
+    """Compares whole objects with the sum that is stored with them, or else with their ETag.
 
-    AWS gives the MD5 of what was stored in one piece and not encrypted with a key of its own, and
-    so do most servers, but none must say so. So a bucket whose objects were found to have it is
-    held to it. Before that, an object that differs is read again: bytes that come twice alike are
-    those that are stored, and its bucket is no longer looked at.
+    An ETag tells something where it is the MD5. AWS gives that of what was stored in one piece and
+    not encrypted with a key of its own, and so do most servers, but none must say so. So a bucket
+    whose objects were found to have it is held to it. Before that, an object that differs is read
+    again: bytes that come twice alike are those that are stored, and its bucket is no longer looked
+    at.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     """
@@ -57,11 +58,13 @@ class Etags:
         self._differed: dict[tuple[str, str], str] = {}
 
     def check(self, bucket: str, key: str, answer: Answer) -> None:
-        """Look at one answer.
+        """Look at the answer that holds an object whole.
 
         Raises:
             PassingError: If the bytes are not those that were stored, or may not be.
         """
+        if check_sum(answer.headers, answer.content):
+            return
         told = _MD5.fullmatch(answer.headers.get("etag", ""))
         if not told or any(name in answer.headers for name in _ENCRYPTED):
             return

@@ -18,7 +18,7 @@ from sightline.storage.retries import PassingError
 
 
 class Page(NamedTuple):
-    """Some objects in key order, with their keys whole, and by what the next page is asked for."""
+    """Some objects in key order, and by what the next page is asked for."""
 
     entries: list[Entry]
     next_token: str
@@ -32,14 +32,19 @@ def page_query(prefix: str, token: str) -> dict[str, str]:
     return query | ({"continuation-token": token} if token else {})
 
 
-def parse_page(document: bytes) -> Page:
+def parse_page(document: bytes, below: str = "") -> Page:
     """Read a page.
+
+    Args:
+        document: What the server answered.
+        below: How every key begins; the entries leave that out.
 
     Raises:
         PassingError: If it is no whole page, as when the server failed while it wrote it.
     """
     try:
-        # expat itself refuses what would grow without bound; boto3 reads the same bytes with it.
+        # An attack by entities ends as an error: expat stops what grows a hundredfold, and fetches
+        # nothing. boto3 reads the same bytes by the same means.
         root = ElementTree.fromstring(document)  # noqa: S314
     except ElementTree.ParseError as error:
         raise PassingError(f"the list of objects is no XML ({error})", kind="bad listing") from None
@@ -54,7 +59,7 @@ def parse_page(document: bytes) -> Page:
         of = {child.tag.removeprefix(space): child.text or "" for child in item}
         try:
             key = unquote_plus(of["Key"]) if is_encoded else of["Key"]
-            entries.append(Entry(key, int(of["Size"]), _seconds(of["LastModified"])))
+            entries.append(Entry(key[len(below) :], int(of["Size"]), _seconds(of["LastModified"])))
         except (KeyError, ValueError) as error:
             reason = f"the list of objects lacks what it must tell ({error})"
             raise PassingError(reason, kind="bad listing") from None
