@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+from fractions import Fraction
 from typing import Any
 
 from sightline import __version__
@@ -29,6 +30,11 @@ MESSAGE_PATH = "/dev/termination-log"
 METRICS_PORT = 9400
 USER_ID = 10001
 _LOG_MIB = 1024
+_UNITS = {
+    **{"": Fraction(1), "m": Fraction(1, 1000)},
+    **{unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
+    **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
+}
 
 Manifest = dict[str, Any]
 
@@ -194,7 +200,8 @@ def _container(task: Task, config: ClusterConfig) -> Manifest:
         resources["nvidia.com/gpu"] = str(config.gpus)
     # What lies in /tmp counts, and so does the log. Without a limit of its own the container would
     # get the namespace's default, and be evicted at that; a node need not have all of it free.
-    disk_limit = {"ephemeral-storage": f"{_mebibytes(config.scratch) + _LOG_MIB}Mi"}
+    scratch_mib = math.ceil(_amount(config.scratch) / 2**20)
+    disk_limit = {"ephemeral-storage": f"{scratch_mib + _LOG_MIB}Mi"}
     disk_request = {"ephemeral-storage": "1Gi"}
     container: Manifest = {
         "name": "pytorch",  # the operator looks for this name
@@ -252,21 +259,16 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     variables = {f"SIGHTLINE_{name.upper()}": str(value) for name, value in storage.items()}
     variables["SIGHTLINE_METRICS_PORT"] = str(METRICS_PORT)
     # Without it every process takes as many threads as the node has cores.
-    variables["OMP_NUM_THREADS"] = str(max(1, int(_cores(config.cpu)) // config.processes_per_pod))
+    variables["OMP_NUM_THREADS"] = str(max(1, int(_amount(config.cpu)) // config.processes_per_pod))
     if config.pushgateway_url:
         variables["SIGHTLINE_PUSHGATEWAY_URL"] = config.pushgateway_url
     return sorted(variables.items())
 
 
-def _mebibytes(quantity: str) -> int:
-    unit = quantity.lstrip("0123456789.")
-    base = 1024 if unit.endswith("i") else 1000
-    power = "kmgtpe".index(unit[0].lower()) + 1 if unit else 0
-    return math.ceil(float(quantity.removesuffix(unit)) * float(base) ** power / 2**20)
-
-
-def _cores(quantity: str) -> float:
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+def _amount(quantity: str) -> Fraction:
+    """Return how many processors or bytes a setting says; other quantities are not read here."""
+    number = quantity.rstrip("mkKMGTPEi")
+    return Fraction(number) * _UNITS[quantity.removeprefix(number)]
 
 
 def _toleration(text: str) -> Manifest:

@@ -1,4 +1,4 @@
-"""The compiled pipeline in a real Kubeflow Pipelines: run, terminated, deleted, retried, cached.
+"""The compiled pipeline in a real Kubeflow Pipelines: run, terminated, deleted, retried.
 
 Needed beside what conftest.py asks for: the address of its API in KF_PIPELINES_ENDPOINT, which
 KFP's own client reads, too. KFP_NAMESPACE (kubeflow) is where it runs pipelines, and
