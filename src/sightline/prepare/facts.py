@@ -96,11 +96,11 @@ def count_adjusted(catalogue: Catalogue) -> list[dict[str, Any]]:
         for note in json.loads(notes):
             # The values of a window and the count of pixels differ from image to image.
             change = re.sub(r"^\d+ pixels? ", "pixels ", note.split(", values")[0])
-            told = {"images": 0, "example": f"{kind}/{name}: {note}"}
-            entry = changed.setdefault(change, {"change": change, **told})
+            example = f"{kind}/{name}: {note}"
+            entry = changed.setdefault(change, {"change": change, "images": 0, "example": example})
             entry["images"] += 1
             if cut := re.search(r"(\d+) % of the pixels beyond", note):
                 beyond = int(cut[1])
                 if beyond > entry.get("most_beyond_percent", -1):
-                    entry |= {"most_beyond_percent": beyond, "example": told["example"]}
+                    entry |= {"most_beyond_percent": beyond, "example": example}
     return [changed[change] for change in sorted(changed)]

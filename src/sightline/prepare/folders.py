@@ -171,12 +171,7 @@ def list_image_files(
         for entry in storage.list():
             path = PurePosixPath(entry.key)
             suffix = path.suffix.lower()
-            if {".", ".."} & set(entry.key.split("/")):
-                why = "its path holds . or .., which no folder can: rename it"
-                yield reject(findings, _shown(entry.key), Stage.LISTING, why)
-                continue
-            if entry.key.startswith("/"):
-                why = "its key has two / after the address, which no folder can: rename it"
+            if why := _why_no_path(entry.key):
                 yield reject(findings, _shown(entry.key), Stage.LISTING, why)
                 continue
             if _is_hidden(path):
@@ -284,6 +279,15 @@ def _check_class_folders(findings: Findings, catalogue: Catalogue) -> None:
         raise UserError(
             f"labels_uri {uri} needs at least 2 class folders, got 1 ({classes[0]}): {hint}"
         )
+
+
+def _why_no_path(key: str) -> str:
+    """Return why a key of a bucket is no path below a folder; empty: it is one."""
+    if {".", ".."} & set(key.split("/")):
+        return "its path holds . or .., which no folder can: rename it"
+    if key.startswith("/"):
+        return "its key has two / after the address, which no folder can: rename it"
+    return ""
 
 
 def _is_utf8(key: str) -> bool:

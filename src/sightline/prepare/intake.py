@@ -206,7 +206,7 @@ class _Reader:
 
 
 def start_checking(files: int, requests: int) -> list[Serve]:
-    """Return what checks the fetched files: a picture for each core at once, of up to 150 MB.
+    """Return what checks the fetched files: a picture for each core at once.
 
     A large set from a server is checked in processes of their own: the many threads that wait for
     the server, and those that check, would wait for Python's lock as well.

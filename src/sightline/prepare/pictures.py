@@ -66,7 +66,7 @@ def read_pictures(content: bytes, wanted: Wanted) -> list[ReadPicture]:
     except MemoryError:
         raise UserError(
             f"the memory does not suffice to read {wanted.key}: give the step more (an image of "
-            "50 megapixels takes up to 1.5 GB while it is read, and each core reads one), or leave "
+            "50 megapixels takes up to 1.3 GB while it is read, and each core reads one), or leave "
             "the file out"
         ) from None
 
