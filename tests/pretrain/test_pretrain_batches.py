@@ -2,6 +2,7 @@ import itertools
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -104,6 +105,21 @@ def test_views_are_the_same_whatever_the_number_of_loader_processes(source, augm
         batches.append(list(load_batches(source, config, torch.device("cpu"))))
     assert len(batches[0]) == 2 * source.steps_per_epoch
     require_equal(*batches)
+
+
+def test_loader_processes_draw_after_opencv_has_worked_in_several_threads(source):
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (9, 9), 2.0)
+        config = PretrainConfig(
+            image_size=32, global_batch_size=8, epochs=1, loader_processes=1, stall_minutes=0.2
+        )
+        drawn = list(load_batches(source, config, torch.device("cpu")))
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(threads)
+    assert len(drawn) == source.steps_per_epoch
 
 
 @pytest.mark.parametrize("augmentation", ["fast", "exact"])

@@ -116,12 +116,8 @@ class ViewDataset(Dataset[DrawnViews]):
 
     def __getitems__(self, keys: list[EpochImage]) -> DrawnViews:
         # Work on one small image is too short to be divided among threads.
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-        try:
+        with _one_opencv_thread():
             return self._draw(keys)
-        finally:
-            cv2.setNumThreads(threads)
 
     def _draw(self, keys: list[EpochImage]) -> DrawnViews:
         pixels = np.empty((len(keys), 2, self._side, self._side, 3), np.uint8)
@@ -206,7 +202,9 @@ def _on_device(drawn: DrawnViews, device: torch.device, kernel_px: int) -> Batch
 
 def _explained(loader: DataLoader[DrawnViews]) -> Iterator[DrawnViews]:
     others = set(multiprocessing.active_children())
-    batches = iter(loader)
+    # A forked process has none of OpenCV's threads, yet waits for them if its pool knows of any.
+    with _one_opencv_thread():
+        batches = iter(loader)
     drawing = set(multiprocessing.active_children()) - others
     try:
         yield from batches
@@ -228,6 +226,17 @@ def _explained(loader: DataLoader[DrawnViews]) -> Iterator[DrawnViews]:
             f"a process that draws views ended ({str(error).splitlines()[0]}): most often there "
             "was too little memory, so lower loader_processes, cache_mib or image_size"
         ) from None
+
+
+@contextlib.contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Leave OpenCV the caller's thread alone, and end those it has started."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _loader_processes(config: PretrainConfig, device: torch.device) -> int:
