@@ -98,52 +98,88 @@ def gateway(code=202):
         thread.join()
 
 
+def wait_for_pushes():
+    for thread in threading.enumerate():
+        if thread.name == "push-metrics":
+            thread.join()
+
+
 def push_from(url, monkeypatch, step="pretrain"):
     monkeypatch.setenv("SIGHTLINE_PUSHGATEWAY_URL", url)
     before = len(exporter_module._DROPPED)
     with outcome_pushed(step):
-        pass
+        wait_for_pushes()
     return len(exporter_module._DROPPED) - before
 
 
-def test_how_a_step_ended_is_pushed_once_under_its_name(monkeypatch, capsys):
+def pushed(received):
+    return [{key[0]: v for key, v in samples_of(body.decode()).items()} for _, _, body in received]
+
+
+def test_that_a_step_begins_and_how_it_ended_is_pushed_under_its_name(monkeypatch, capsys):
     with gateway() as (url, received):
         assert push_from(url, monkeypatch) == 0
-    ((_, path, body),) = received
-    assert path == "/metrics/job/sightline/step/pretrain"
-    found = samples_of(body.decode())
-    assert found["sightline_step_last_success_timestamp_seconds",] == pytest.approx(
-        time.time(), abs=60
-    )
-    assert 0 <= found["sightline_step_duration_seconds",] < 60
+    assert {path for _, path, _ in received} == {"/metrics/job/sightline/step/pretrain"}
+    first, last = sorted(pushed(received), key=len)
+    now = pytest.approx(time.time(), abs=60)
+    assert first == {"sightline_step_last_start_timestamp_seconds": now}
+    assert 0 <= last.pop("sightline_step_duration_seconds") < 60
+    assert last == {"sightline_step_last_success_timestamp_seconds": now}
     assert capsys.readouterr().err == ""
 
 
-def test_a_step_that_fails_and_a_worker_push_nothing(monkeypatch):
+def begin(step="pretrain"):
+    """Begin a step that fails, and wait until what it pushes has arrived."""
+    with contextlib.suppress(KeyError), outcome_pushed(step):
+        wait_for_pushes()
+        raise KeyError
+
+
+@pytest.mark.parametrize(("rank", "pushes"), [(None, 1), ("0", 1), ("1", 0)])
+def test_a_step_that_fails_has_begun_and_of_workers_only_the_first_tells(rank, pushes, monkeypatch):
+    if rank is not None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+        monkeypatch.setenv("RANK", rank)
     with gateway() as (url, received):
         monkeypatch.setenv("SIGHTLINE_PUSHGATEWAY_URL", url)
-        with pytest.raises(KeyError), outcome_pushed("pretrain"):
-            raise KeyError
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-        with outcome_pushed("pretrain"):
-            pass
+        begin()
+    assert [set(values) for values in pushed(received)] == [
+        {"sightline_step_last_start_timestamp_seconds"}
+    ] * pushes
+
+
+def test_a_worker_leaves_it_to_its_launcher_to_tell_that_the_step_ended(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("RANK", "1")
+    with gateway() as (url, received):
+        assert push_from(url, monkeypatch) == 0
     assert received == []
+
+
+def test_what_was_dropped_when_the_step_began_is_served_while_it_runs(
+    exporter, monkeypatch, capsys
+):
+    monkeypatch.setenv("SIGHTLINE_PUSHGATEWAY_URL", "http://127.0.0.1:9")  # nobody listens
+    with exporter.serving():
+        before = scrape(exporter.port)["sightline_push_dropped_total",]
+        begin()
+        assert scrape(exporter.port)["sightline_push_dropped_total",] == before + 1
 
 
 def test_a_gateway_that_answers_500_or_not_at_all_costs_seconds_and_fails_nothing(
     monkeypatch, capsys
 ):
+    monkeypatch.setattr(exporter_module, "_DROPPED", [])
     with gateway(code=500) as (url, _):
-        assert push_from(url, monkeypatch) == 1
-    assert push_from(url, monkeypatch) == 1  # refused: nobody listens there any more
+        assert push_from(url, monkeypatch) == 2
+    assert push_from(url, monkeypatch) == 2  # refused: nobody listens there any more
     with socket.socket() as black_hole:
         black_hole.bind(("127.0.0.1", 0))
         black_hole.listen()
         url = f"http://127.0.0.1:{black_hole.getsockname()[1]}"
-        assert push_from(url, monkeypatch) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3
-    assert all("did not take how pretrain ended" in line for line in lines)
+        assert push_from(url, monkeypatch) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "did not take how pretrain goes (" in line
 
 
 def test_a_real_pushgateway_shows_what_was_pushed(monkeypatch):
@@ -155,6 +191,10 @@ def test_a_real_pushgateway_shows_what_was_pushed(monkeypatch):
     with urllib.request.urlopen(f"{url}/metrics", timeout=5) as answer:
         found = samples_of(answer.read().decode())
     names = {key[0] for key in found if step in key}
-    assert {"sightline_step_last_success_timestamp_seconds", "push_time_seconds"} <= names
+    assert {
+        "sightline_step_last_start_timestamp_seconds",
+        "sightline_step_last_success_timestamp_seconds",
+        "push_time_seconds",
+    } <= names
     request = urllib.request.Request(f"{url}/metrics/job/sightline/step/{step}", method="DELETE")
     urllib.request.urlopen(request, timeout=5).close()

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: served while a long step runs, pushed once when a step has ended.
+"""Numbers for Prometheus: served while a long step runs, pushed when a step begins and ends.
 
 Two variables of the environment say where, and without them nothing is imported or opened:
 `SIGHTLINE_METRICS_PORT` (a port to serve `/metrics` on; 0 takes a free one) and
@@ -22,6 +22,7 @@ from sightline.telemetry.metrics import (
     METRICS,
     PUSHES_DROPPED,
     STEP_SECONDS,
+    STEP_STARTED_AT,
     STEP_SUCCESS_AT,
     STORAGE_RETRIES,
     Metric,
@@ -147,15 +148,15 @@ class _Counts:
 
 
 _DROPPED: list[str] = []
-"""The steps whose end the Pushgateway did not take; appending is safe in any thread."""
+"""The steps of which the Pushgateway did not take something; appending is safe in any thread."""
 
 
-def push_success(step: str, seconds: float) -> threading.Thread | None:
-    """Tell a Pushgateway, if there is one, that a step has ended well; in a thread of its own.
+def push(step: str, values: Mapping[Metric, float]) -> threading.Thread | None:
+    """Tell a Pushgateway, if there is one, how a step goes; in a thread of its own.
 
     Args:
         step: The step's name; its numbers replace those of its last run.
-        seconds: How long it took.
+        values: The numbers.
 
     Returns:
         The thread, for whoever wants to wait for it; it ends within a few seconds.
@@ -163,38 +164,43 @@ def push_success(step: str, seconds: float) -> threading.Thread | None:
     url = os.environ.get(PUSHGATEWAY_VARIABLE, "")
     if not url:
         return None
-    now = time.time()
 
-    def push() -> None:
+    def send() -> None:
         from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway
 
         registry = CollectorRegistry()
-        for metric, value in ((STEP_SUCCESS_AT, now), (STEP_SECONDS, seconds)):
+        for metric, value in values.items():
             Gauge(metric.name, metric.help, registry=registry).set(value)
         try:
             pushadd_to_gateway(
                 url, "sightline", registry, grouping_key={"step": step}, timeout=PUSH_SECONDS
             )
-        except Exception as error:  # whatever it is, the step has ended well
+        except Exception as error:  # whatever it is, the step's work is not concerned
+            if not _DROPPED:
+                _warn(f"the Pushgateway {url} did not take how {step} goes ({error})")
             _DROPPED.append(step)
-            _warn(f"the Pushgateway {url} did not take how {step} ended ({error})")
 
-    thread = threading.Thread(target=push, name="push-metrics", daemon=True)
+    thread = threading.Thread(target=send, name="push-metrics", daemon=True)
     thread.start()
     return thread
 
 
 @contextmanager
 def outcome_pushed(step: str) -> Iterator[None]:
-    """Push how a step ended, if it ended well; waits for the Pushgateway for 2 s at most.
+    """Push that a step begins, and how it ended, if it ended well; waits 2 s at most for the end.
 
-    A worker that torchrun started leaves that to the process that started torchrun.
+    Of the workers that torchrun started rank 0 tells that it began, for it may be a restart, and
+    counts what was dropped where that is served. How the step ended is told by who started them.
     """
-    began = time.monotonic()
+    began, began_at = time.monotonic(), time.time()
+    is_worker = "TORCHELASTIC_RUN_ID" in os.environ
+    if not is_worker or os.environ.get("RANK") == "0":
+        push(step, {STEP_STARTED_AT: began_at})
     yield
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if is_worker:
         return
-    thread = push_success(step, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    thread = push(step, {STEP_SUCCESS_AT: time.time(), STEP_SECONDS: seconds})
     if thread is not None:
         thread.join(2 * PUSH_SECONDS)
 

@@ -97,6 +97,12 @@ STORAGE_RETRIES = Metric(
 PUSHES_DROPPED = Metric(
     "sightline_push_dropped_total", "counter", "Pushes that the Pushgateway did not take."
 )
+STEP_STARTED_AT = Metric(
+    "sightline_step_last_start_timestamp_seconds",
+    "gauge",
+    "Unix time at which a step of the pipeline last began.",
+    ("step",),
+)
 STEP_SUCCESS_AT = Metric(
     "sightline_step_last_success_timestamp_seconds",
     "gauge",
