@@ -118,24 +118,34 @@ def test_nothing_to_go_through_shows_nothing(clock, monkeypatch):
     assert terminal.getvalue() == ""
 
 
-def show_steps(monkeypatch, clock, columns):
+def show_steps(monkeypatch, clock, columns, details="loss 3.178, rank 14"):
+    """Return what a terminal is sent for each of two steps."""
     terminal = Terminal()
     monkeypatch.setattr(progress.sys, "stderr", terminal)
     monkeypatch.setattr(progress, "_last_line", None)
     monkeypatch.setenv("COLUMNS", str(columns))
-    for step in (1, 2):
+    for step in (1, 2, 3):  # the clock of lines begins with the first
         clock.now += 1
-        show_step("pretrain: epoch 1", step, 2, 2.0 - step, "loss 3.178, rank 14")
-    return terminal.getvalue().split("\r\x1b[K")[1:]
+        show_step("pretrain: epoch 1", step, 3, 3.0 - step, details)
+    return terminal.getvalue().split("\r\x1b[J")[1:]
 
 
-def test_a_bar_fills_and_is_followed_by_the_numbers(clock, monkeypatch):
-    (last,) = show_steps(monkeypatch, clock, 120)
-    assert last == "━" * 20 + " pretrain: epoch 1: 2/2, about 0 s left, loss 3.178, rank 14\n"
+def test_a_bar_fills_above_the_numbers_and_the_cursor_goes_back_to_it(clock, monkeypatch):
+    assert show_steps(monkeypatch, clock, 120) == [
+        "pretrain: epoch 1 " + "━" * 20 + " " * 10 + " 2/3, about 1 s left\n"
+        "loss 3.178, rank 14\x1b[A\r",
+        "pretrain: epoch 1 " + "━" * 30 + " 3/3, about 0 s left\nloss 3.178, rank 14\n",
+    ]
 
 
-def test_a_narrow_terminal_loses_the_bar_first_and_the_last_numbers_next(clock, monkeypatch):
-    (last,) = show_steps(monkeypatch, clock, 68)
-    assert last == "━" * 7 + " pretrain: epoch 1: 2/2, about 0 s left, loss 3.178, rank 14\n"
-    (last,) = show_steps(monkeypatch, clock, 53)
-    assert last == "pretrain: epoch 1: 2/2, about 0 s left, loss 3.178, \n"
+def test_every_number_of_a_step_has_room_on_a_terminal_of_80_columns(clock, monkeypatch):
+    details = "loss 4.1429, lr 1.00e-01, 12345 images/s, 100% waiting, std 0.98, rank 128"
+    (_, last) = show_steps(monkeypatch, clock, 80, details)
+    assert last == "pretrain: epoch 1 " + "━" * 30 + f" 3/3, about 0 s left\n{details}\n"
+
+
+def test_a_narrow_terminal_shortens_the_bar_and_cuts_the_last_numbers(clock, monkeypatch):
+    (_, last) = show_steps(monkeypatch, clock, 45)
+    assert last == "pretrain: epoch 1 ━━━━━━ 3/3, about 0 s left\nloss 3.178, rank 14\n"
+    (_, last) = show_steps(monkeypatch, clock, 16)
+    assert last == "pretrain: epoch\nloss 3.178, ran\n"

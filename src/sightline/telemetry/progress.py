@@ -11,11 +11,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LOG_SECONDS = 10.0
-_BAR_CELLS = 20
+_BAR_CELLS = 30
 
 
 def announce(step: str, text: str) -> None:
-    """Print one line of a step's story."""
+    """Print one line of a step's story, in the place of a bar if one is shown."""
+    if sys.stderr.isatty():
+        print("\r\x1b[J", end="", file=sys.stderr, flush=True)
     print(f"{step}: {text}", flush=True)
 
 
@@ -73,7 +75,7 @@ _last_line: float | None = None
 def show_step(
     label: str, step: int, steps: int, seconds_left: float, details: str, log_steps: int = 0
 ) -> None:
-    """Show how far a training is: a moving line on a terminal, a plain line now and then in a log.
+    """Show how far a training is: a bar above its numbers on a terminal, a line a while in a log.
 
     Args:
         label: What is being done, such as `pretrain: epoch 3`.
@@ -97,13 +99,14 @@ def show_step(
     if not due and not (on_terminal and last_step):
         return
     _last_line = now
-    # What a narrow terminal cuts off are the last details.
-    text = f"{label}: {step}/{steps}, about {format_duration(seconds_left)} left, {details}"
-    if on_terminal:
-        end = "\n" if last_step else ""
-        width = shutil.get_terminal_size().columns - 1
-        cells = min(_BAR_CELLS, width - len(text) - 1)
-        bar = f"{'━' * (step * cells // steps):<{cells}} " if cells > 0 else ""
-        print(f"\r\x1b[K{(bar + text)[:width]}", end=end, file=sys.stderr, flush=True)
-    else:
-        print(text, file=sys.stderr, flush=True)
+    where = f"{step}/{steps}, about {format_duration(seconds_left)} left"
+    if not on_terminal:
+        print(f"{label}: {where}, {details}", file=sys.stderr, flush=True)
+        return
+    width = shutil.get_terminal_size().columns - 1
+    cells = min(_BAR_CELLS, width - len(label) - len(where) - 2)
+    bar = f"{'━' * (step * cells // steps):<{cells}} " if cells > 0 else ""
+    # The cursor goes back to the first of the two lines, so that whatever else is printed has it.
+    end = "\n" if last_step else "\x1b[A\r"
+    lines = f"{f'{label} {bar}{where}'[:width]}\n{details[:width]}"
+    print(f"\r\x1b[J{lines}", end=end, file=sys.stderr, flush=True)
