@@ -79,6 +79,23 @@ def test_projections_that_have_collapsed_stop_the_training_in_words(tiny_setting
         pretrain(black, config)
 
 
+def test_few_directions_at_the_loss_of_no_signal_are_told_once(tiny_settings, monkeypatch, capsys):
+    config = PretrainConfig.from_values({**tiny_settings, "epochs": 4})
+    shades = [np.full((36, 40, 3), 16 * i, dtype=np.uint8) for i in range(16)]
+    black = [np.zeros((36, 40, 3), dtype=np.uint8) for _ in range(16)]
+    monkeypatch.setattr(train, "embedding_std", lambda _: 0.11)
+    monkeypatch.setattr(train, "effective_rank", lambda _: 4.2)
+    pretrain(black, config)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    chance = np.log(2 * 8 - 1)
+    assert f"after 3 epochs the projections fill 4 of {config.projection_out} directions" in line
+    assert f"the loss {chance:.3f} is that of no signal ({chance:.3f})" in line
+    pretrain(shades, config)  # as few, but its loss says that images are told apart
+    monkeypatch.setattr(train, "effective_rank", lambda _: 5.1)
+    pretrain(black, config)
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_a_state_whose_projections_have_collapsed_is_never_saved(
     noise_images, tiny_settings, tmp_path, capsys
 ):

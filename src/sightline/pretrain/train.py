@@ -27,6 +27,7 @@ from sightline.pretrain.loss import chance_loss, nt_xent_loss
 from sightline.pretrain.probe import NeighbourProbe
 from sightline.pretrain.spread import effective_rank, embedding_std
 from sightline.pretrain.watch import EpochRecord, StepRecord, TrainingWatch
+from sightline.telemetry import announce
 from sightline.telemetry.exporter import Exporter
 from sightline.training import distributed
 from sightline.training.batch_norm import synchronise_batch_norms
@@ -37,6 +38,7 @@ from sightline.training.schedules import cosine_learning_rate
 
 _COLLAPSED_STD = 0.02
 _EPOCHS_BEFORE_COLLAPSE = 3
+_FEW_DIRECTIONS = 5
 
 
 class Pretrained(NamedTuple):
@@ -335,6 +337,7 @@ class _Training:
         self._history.append(record)
         self._require_spread(record)
         self._watch.epoch_done(record, self.global_step)
+        self._warn_of_few_directions(record)
         self.epoch += 1
         self.step = 0
 
@@ -382,7 +385,25 @@ class _Training:
                 )
 
     def _have_collapsed(self, std: float, loss: float) -> bool:
-        return std < _COLLAPSED_STD and loss > 0.98 * self._chance_sum / self.global_step
+        return std < _COLLAPSED_STD and self._is_no_signal(loss)
+
+    def _is_no_signal(self, loss: float) -> bool:
+        return loss > 0.98 * self._chance_sum / self.global_step
+
+    def _warn_of_few_directions(self, record: EpochRecord) -> None:
+        few = record.effective_rank < _FEW_DIRECTIONS and self._is_no_signal(record.loss)
+        # Once, not after every epoch of a night; and not of a start, which training leaves.
+        if record.epoch != _EPOCHS_BEFORE_COLLAPSE or not few or not distributed.is_main():
+            return
+        announce(
+            "pretrain",
+            f"warning: after {record.epoch} epochs the projections fill "
+            f"{record.effective_rank:.0f} of {self._config.projection_out} directions and the loss "
+            f"{record.loss:.3f} is that of no signal "
+            f"({self._chance_sum / self.global_step:.3f}): nothing is learned yet. If it stays, "
+            "the images differ too little for these settings: take preset mri for gray scans, a "
+            "larger global_batch_size, or start from given weights",
+        )
 
     def _require_spread(self, record: EpochRecord) -> None:
         chance = self._chance_sum / self.global_step
