@@ -134,6 +134,27 @@ def test_bfloat16_is_normalised_by_statistics_in_float32(found_by_two):
         torch.testing.assert_close(running_mean.double(), 0.1 * mean, rtol=1e-5, atol=0)
 
 
+def train_on_a_gpu(synchronise, rank):
+    network = build_network()
+    network = (synchronise(network) or network).to("cuda:0")
+    own = draw_batch()[0, rank * 4 : rank * 4 + 4].to("cuda:0").requires_grad_()
+    loss = (network(own) ** 3).sum()
+    loss.backward()
+    everything = {**found_in(network, loss.detach()), "input": own.grad}
+    return torch.utils._pytree.tree_map(lambda tensor: tensor.cpu(), everything)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch's layer refuses CPUs")
+def test_on_a_gpu_torchs_own_layer_computes_the_same(tmp_path):
+    ways = {"own": synchronise_batch_norms, "torch": nn.SyncBatchNorm.convert_sync_batchnorm}
+    found = {}
+    for name, synchronise in ways.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        found[name] = run_in_two_processes(partial(train_on_a_gpu, synchronise), folder)
+    torch.testing.assert_close(found["own"], found["torch"], rtol=1e-9, atol=1e-9)
+
+
 def test_one_process_and_evaluation_compute_as_before():
     network = build_network()
     synchronised = copy.deepcopy(network)

@@ -134,8 +134,12 @@ def test_from_a_position_on_the_views_are_those_of_the_whole_run(source, augment
     require_equal([*before, *rest], whole)
 
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("kind", ["gray", "colour"])
-def test_views_that_a_device_paints_are_those_that_a_processor_paints(kind):
+def test_views_that_a_device_paints_are_those_that_a_processor_paints(kind, device):
     photos = [draw_photo(48, index) for index in range(8)]
     (batch,) = ArrayStream(photos, None, batch_size=8, seed=0).batches(1)
     if kind == "gray":
@@ -146,8 +150,8 @@ def test_views_that_a_device_paints_are_those_that_a_processor_paints(kind):
     config = PretrainConfig(image_size=32, global_batch_size=8, epochs=1, augmentation="fast")
     keys = [(1, image) for image in batch]
     painted, unpainted = (
-        _on_device(ViewDataset(config, paints).__getitems__(keys), torch.device("cpu"), 23)
-        for paints in (True, False)
+        [part.cpu() for part in _on_device(drawn, torch.device(device), 23)]
+        for drawn in (ViewDataset(config, paints).__getitems__(keys) for paints in (True, False))
     )
     for found, expected in zip(unpainted[:2], painted[:2], strict=True):
         assert found.shape == expected.shape == (8, 3, 32, 32)

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sightline.config import UserError
 from sightline.data.stream import ArrayStream
-from sightline.pretrain import PretrainConfig, pretrain
+from sightline.pretrain import PretrainConfig, pretrain, train
 from sightline.pretrain.train import pretrain_from
 
 
@@ -27,6 +27,26 @@ def test_another_seed_gives_another_encoder(noise_images, tiny_config):
     one = pretrain(noise_images, tiny_config)
     other = pretrain(noise_images, tiny_config.model_copy(update={"seed": 1}))
     assert not torch.equal(one.encoder.trunk.conv1.weight, other.encoder.trunk.conv1.weight)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        ({"augmentation": "exact"}, 1e-2),
+        ({"augmentation": "fast", "loader_processes": 2}, 1e-2),
+        ({"precision": "bfloat16", "compile_network": True}, 5e-2),
+    ],
+)
+def test_a_gpu_learns_what_a_cpu_learns(
+    settings, tolerance, noise_images, tiny_settings, monkeypatch
+):
+    config = PretrainConfig.from_values({**tiny_settings, **settings})
+    on_gpu = pretrain(noise_images, config)
+    monkeypatch.setattr(train, "pick_device", lambda: torch.device("cpu"))
+    assert on_gpu.step_losses == pytest.approx(
+        pretrain(noise_images, config).step_losses, rel=tolerance
+    )
 
 
 # At temperature 100 the logits lie within 1/100 of 0, so no network moves the loss by more than
