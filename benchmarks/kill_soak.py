@@ -60,7 +60,8 @@ class Kill(NamedTuple):
     step: int
     recomputed: int
     seconds_to_new_step: float
-    equal: bool
+    equal: bool | None
+    """Whether the losses it went on from are equal to the last bit; None: not compared."""
 
 
 class Training:
@@ -201,11 +202,15 @@ def kill_once(training: Training, draw: random.Random, losses: list[float]) -> K
     kind = draw.choice(KINDS)
     began = time.monotonic()
     training.kill(kind, draw)
-    while len(training.starts()) == len(starts) or training.own_steps() < 1:
+    while len(training.starts()) == len(starts):
         require_alive(training)
         time.sleep(0.02)
     start = training.starts()[-1]
-    equal = losses_of(training.out_uri, start) in (losses[:start], None)
+    found = losses_of(training.out_uri, start)  # at once: three newer checkpoints, and it is gone
+    equal = None if found is None else found == losses[:start]
+    while training.own_steps() < 1:
+        require_alive(training)
+        time.sleep(0.02)
     while start + training.own_steps() <= done:
         require_alive(training)
         time.sleep(0.02)
@@ -221,10 +226,7 @@ def require_alive(training: Training) -> None:
 
 
 def losses_of(out_uri: str, step: int) -> list[float] | None:
-    """Return the losses in the checkpoint after a step; None if it has been dropped meanwhile.
-
-    What the training computes from there is compared at the end, whether it was dropped or not.
-    """
+    """Return the losses in the checkpoint after a step; None if it has been dropped meanwhile."""
     if step == 0:
         return []
     storage = open_storage(f"{out_uri}/checkpoints")
@@ -247,11 +249,12 @@ def result_of(out_uri: str) -> dict[str, Any]:
 
 def print_kill(number: int, kill: Kill) -> None:
     """Print one line of the table."""
+    bits = {True: "equal", False: "DIFFERENT", None: "NOT COMPARED"}[kill.equal]
     if number == 1:
         print(f"{'kill':>4} {'of':<8} {'step':>5} {'recomputed':>10} {'new step after':>14}  bits")
     print(
         f"{number:>4} {kill.kind:<8} {kill.step:>5} {kill.recomputed:>10} "
-        f"{kill.seconds_to_new_step:>12.1f} s  {'equal' if kill.equal else 'DIFFERENT'}",
+        f"{kill.seconds_to_new_step:>12.1f} s  {bits}",
         flush=True,
     )
 
@@ -266,7 +269,7 @@ def report(
             again = statistics.median(kill.seconds_to_new_step for kill in of_kind)
             lost = statistics.median(kill.recomputed for kill in of_kind)
             print(f"{kind}: {len(of_kind)} kills, median {lost:.0f} steps again, {again:.1f} s")
-    equal = sum(kill.equal for kill in kills)
+    equal = sum(kill.equal is True for kill in kills)
     print(f"resumes that are equal to the last bit: {equal} of {len(kills)}")
     print(f"weights and losses at the end: {'equal' if same_end else 'DIFFERENT'}")
     print(

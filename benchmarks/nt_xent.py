@@ -55,6 +55,12 @@ def one_round(name: str, views: int) -> float:
     return time.perf_counter() - began
 
 
+def median_seconds(name: str, views: int, rounds: int) -> float:
+    """Return the median seconds of some rounds, after one for threads and memory pools."""
+    one_round(name, views)
+    return statistics.median(one_round(name, views) for _ in range(rounds))
+
+
 def peak_mib(name: str, views: int) -> float:
     """Return how much the peak of this process grows by one round, in MiB."""
     one_round(name, 512)  # threads and libraries
@@ -90,10 +96,11 @@ def main() -> int:
     if options.inside:
         what, name, views = options.inside
         with distributed.process_group(torch.device("cpu")):
-            measure = peak_mib if what == "memory" else one_round
-            if what == "time":
-                one_round(name, int(views))
-            found = measure(name, int(views))
+            size = int(views)
+            if what == "memory":
+                found = peak_mib(name, size)
+            else:
+                found = median_seconds(name, size, 1 if size == LARGEST else 4)
             if distributed.is_main():
                 print(found)
         return 0
@@ -124,14 +131,19 @@ def main() -> int:
             f"against {naive_mib:.0f} MiB, {share:.1%} (limit {MEMORY_LIMIT:.0%})"
         )
         kept &= share <= MEMORY_LIMIT
-    together: list[float] = []
-    alone: list[float] = []
-    for _ in range(options.rounds):
-        together += run_self("--inside", "time", "tiles", str(LARGEST), processes=2)
-        alone += run_self("--inside", "time", "naive", str(LARGEST))
-    ratio = statistics.median(alone) / statistics.median(together)
-    print(f"2N = {LARGEST}, two processes: {ratio:.2f}x (limit {TIME_LIMIT:.0f})")
-    kept &= ratio >= TIME_LIMIT
+    for views in SIZES:
+        together: list[float] = []
+        alone: list[float] = []
+        for _ in range(options.rounds):
+            together += run_self("--inside", "time", "tiles", str(views), processes=2)
+            alone += run_self("--inside", "time", "naive", str(views))
+        ratio = statistics.median(alone) / statistics.median(together)
+        limit = f" (limit {TIME_LIMIT:.0f})" if views == LARGEST else ""
+        print(
+            f"2N = {views:6d}, two processes: {1000 * statistics.median(together):8.1f} ms against "
+            f"{1000 * statistics.median(alone):8.1f} ms of one, {ratio:.2f}x{limit}"
+        )
+        kept &= ratio >= TIME_LIMIT or views != LARGEST
     print("kept" if kept else "NOT kept")
     return 0 if kept else 1
 
