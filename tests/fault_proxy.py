@@ -74,6 +74,9 @@ class FaultProxy:
         """Names of headers that are not handed on, in lower case."""
         self.refuse_headers: frozenset[str] = frozenset()
         """Names of headers that the server is to know nothing of, in lower case."""
+        self.upload_bytes_per_second: float | None = None
+        """How fast the line to the server takes what all clients send together; None: at once."""
+        self.line = threading.Lock()
         self.hosts: list[str] = []
         """The Host header of each request."""
         self.stopping = threading.Event()
@@ -156,6 +159,7 @@ class FaultProxy:
         self.faults = 0
         self.drop_headers = frozenset()
         self.refuse_headers = frozenset()
+        self.upload_bytes_per_second = None
         self.hosts.clear()
 
     def heal(self) -> None:
@@ -253,6 +257,9 @@ class _Handler(BaseHTTPRequestHandler):
                 connection.putheader(name, value)
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        if self.proxy.upload_bytes_per_second:
+            with self.proxy.line:
+                time.sleep(len(body) / self.proxy.upload_bytes_per_second)
         connection = self._connect()
         self._put_head(connection)
         connection.endheaders(body)

@@ -11,7 +11,12 @@ from sightline.config import UserError, nearest_name
 from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import use_storage_settings
-from sightline.training.preemption import EXIT_PREEMPTED, AlreadyRunningError, PreemptedError
+from sightline.training.preemption import (
+    EXIT_PREEMPTED,
+    AlreadyRunningError,
+    PreemptedError,
+    WorkerError,
+)
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
@@ -46,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         complain(command, error)
         return EXIT_USER_ERROR
-    except StorageUnavailableError as error:
+    except (StorageUnavailableError, WorkerError) as error:
         complain(command, error)
         return EXIT_FAILURE
     except PreemptedError as error:

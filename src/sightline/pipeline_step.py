@@ -19,7 +19,12 @@ from sightline.config import SettingsError, UserError
 from sightline.steps import run_step
 from sightline.storage import StorageUnavailableError, fetch_artifacts, join_uri
 from sightline.storage.settings import StorageConfig, use_storage_settings
-from sightline.training.preemption import EXIT_PREEMPTED, AlreadyRunningError, PreemptedError
+from sightline.training.preemption import (
+    EXIT_PREEMPTED,
+    AlreadyRunningError,
+    PreemptedError,
+    WorkerError,
+)
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
@@ -142,7 +147,7 @@ def run_pipeline_step(
 def _told_in_one_line(step: str) -> Iterator[None]:
     try:
         yield
-    except (UserError, StorageUnavailableError) as error:
+    except (UserError, StorageUnavailableError, WorkerError) as error:
         sys.stdout.flush()
         complain(step, error)
         code = EXIT_USER_ERROR if isinstance(error, UserError) else EXIT_FAILURE

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ SETTINGS = {
 class Run:
     """One process group of `sightline pretrain`; what it prints is kept."""
 
-    def __init__(self, dataset_uri, out, workers=1, labels_uri="", **settings):
+    def __init__(self, dataset_uri, out, workers=1, labels_uri="", variables=None, **settings):
         self.out = str(out)
         self.log = Path(os.environ["PYTEST_LOGS"], f"{random.getrandbits(64):x}.log")
         command = [sys.executable, "-m", "sightline", "pretrain", "--dataset-uri", dataset_uri]
@@ -44,7 +45,11 @@ class Run:
                 [*command, "--out-uri", self.out, "--config", config],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                env={
+                    **os.environ,
+                    **{"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+                    **(variables or {}),
+                },
                 start_new_session=True,
             )
 
@@ -135,6 +140,24 @@ def test_five_killed_ranks_cost_five_restarts_and_change_no_bit(
     assert run.told.count("going on from checkpoint step-") == 5
     assert result_of(tmp_path / "out") == expected
     require_nothing_left(tmp_path / "out")
+
+
+def parent_of(number):
+    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_killed_process_that_draws_views_costs_a_restart_and_changes_no_bit(
+    labelled_dataset, tmp_path, uninterrupted
+):
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, loader_processes=1)
+    run.wait_for("epoch 2/")
+    training = run.workers()
+    drawing = [number for number in training if parent_of(number) in training]
+    os.kill(drawing[0], signal.SIGKILL)
+    run.wait()
+    assert "a process that draws views ended (DataLoader worker" in run.told
+    assert "starting all again (2 restarts left after this)" in run.told
+    assert result_of(tmp_path / "out") == uninterrupted(2)
 
 
 def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(
@@ -248,6 +271,34 @@ def test_of_two_with_the_same_run_one_trains_and_the_other_says_so(
     # And a third, too late: nothing is left to do, which is no error.
     late = Run(labelled_dataset, tmp_path / "out").wait()
     assert "holds the finished result of these very settings" in late.told
+
+
+def clock_wrong_by(days, folder):
+    """Return variables of an environment in which Python's clock is wrong."""
+    folder.mkdir()
+    hook = f"import time\nright = time.time\ntime.time = lambda: right() + {days * 86400}\n"
+    (folder / "sitecustomize.py").write_text(hook)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_wrong_by_a_day_changes_no_order_name_or_bit(
+    days, labelled_dataset, tmp_path, uninterrupted
+):
+    wrong = clock_wrong_by(days, tmp_path / "hook")
+    often = {"checkpoint_minutes": 0.0001}
+    one = Run(labelled_dataset, tmp_path / "out", variables=wrong, **often)
+    one.wait_for("epoch 2/")
+    os.kill(one.process.pid, signal.SIGSTOP)
+    latest = json.loads((tmp_path / "out" / "checkpoints" / "latest.json").read_text())
+    again = Run(labelled_dataset, tmp_path / "out", **often)
+    again.wait_for("has begun this run; looking for up to 30 s")
+    one.process.kill()
+    one.process.wait()
+    again.wait()
+    (start,) = re.findall("going on from checkpoint (step-[0-9]+)-", again.told)
+    assert start == max(latest["kept"]).rpartition("-")[0]
+    assert result_of(tmp_path / "out") == uninterrupted(1)
 
 
 def test_a_rank_that_hangs_is_noticed_and_all_start_again(

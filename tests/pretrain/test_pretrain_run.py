@@ -157,6 +157,12 @@ def test_weights_of_another_hash_are_refused_before_training(
     first_step_from(labelled_dataset, tiny_settings, out, str(path), **right)
 
 
+def test_a_date_in_a_name_is_no_hash(labelled_dataset, tiny_settings, tmp_path):
+    path = tmp_path / "simclr-20261127.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    first_step_from(labelled_dataset, tiny_settings, tmp_path / "out", str(path))
+
+
 def test_weights_of_another_network_are_refused(labelled_dataset, tiny_settings, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), path)

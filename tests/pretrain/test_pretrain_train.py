@@ -14,6 +14,7 @@ from sightline.config import UserError
 from sightline.data.stream import ArrayStream
 from sightline.pretrain import PretrainConfig, pretrain, train
 from sightline.pretrain.train import pretrain_from
+from sightline.training.preemption import WorkersLostError
 
 
 def test_one_process_gives_the_same_bits_twice(noise_images, tiny_config):
@@ -224,7 +225,7 @@ def signalled_loader(number):
 def test_a_loader_process_that_is_killed_is_named_and_nothing_hangs(noise_images, tiny_settings):
     config = PretrainConfig.from_values({**tiny_settings, "epochs": 200, "loader_processes": 1})
     told = r"draws views ended \(DataLoader worker.*lower loader_processes"
-    with signalled_loader(signal.SIGKILL), pytest.raises(UserError, match=told):
+    with signalled_loader(signal.SIGKILL), pytest.raises(WorkersLostError, match=told):
         pretrain(noise_images, config)
 
 
@@ -232,6 +233,6 @@ def test_a_loader_process_that_hangs_is_noticed_and_ended(noise_images, tiny_set
     settings = {"epochs": 2000, "loader_processes": 1, "stall_minutes": 0.1}
     config = PretrainConfig.from_values({**tiny_settings, **settings})
     told = "no process that draws views answered for 6 s.*raise stall_minutes"
-    with signalled_loader(signal.SIGSTOP), pytest.raises(UserError, match=told):
+    with signalled_loader(signal.SIGSTOP), pytest.raises(WorkersLostError, match=told):
         pretrain(noise_images, config)
     assert not multiprocessing.active_children()

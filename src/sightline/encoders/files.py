@@ -19,7 +19,8 @@ from sightline.storage.scratch import ScratchFolder
 BACKBONE_FILE = "simclr_backbone.pth"
 SPEC_FILE = "encoder.json"
 
-_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
+# With a letter among them: digits alone may be a date.
+_DIGEST_IN_NAME = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.pth$")
 
 # A notebook's nn.Sequential(*list(resnet.children())[:-1]) numbers the children it holds;
 # a YOLO trunk's own names are numbers.
@@ -68,8 +69,9 @@ def local_weights(uri: str, sha256: str = "") -> Iterator[tuple[Path, str]]:
 
     Args:
         uri: A `.pth` file, or the address of a finished pretrain step.
-        sha256: What the file's sha256 must be, or how it begins. Without one, the digits that end
-            the names of torchvision's files (`resnet18-f37072fd.pth`) are taken for it.
+        sha256: What the file's sha256 must be, or how it begins. Without one, the hexadecimal
+            digits that end the names of torchvision's files (`resnet18-f37072fd.pth`) are taken
+            for it, unless they may be a date.
 
     Yields:
         The file, and its sha256.

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.data.images import decode_as_stored
 from sightline.data.readahead import read_ahead
@@ -24,6 +23,7 @@ from sightline.pretrain.augment import SimCLRViews
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.fast_views import MAX_CHANGES, FastViews
 from sightline.training import distributed
+from sightline.training.preemption import WorkersLostError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """First views, second views, uint8 (N, 3, S, S), and the numbers of the images' groups (N,)."""
@@ -181,7 +181,7 @@ def load_batches(
             pin_memory=device.type == "cuda",
             timeout=60 * config.stall_minutes if processes else 0,
         )
-        drawn = _explained(loader)
+        drawn = _ended_if_stalled(loader)
     return (_on_device(part, device, config.blur_kernel_px) for part in drawn)
 
 
@@ -200,7 +200,27 @@ def _on_device(drawn: DrawnViews, device: torch.device, kernel_px: int) -> Batch
     return first, second, groups
 
 
-def _explained(loader: DataLoader[DrawnViews]) -> Iterator[DrawnViews]:
+@contextlib.contextmanager
+def loader_loss_told() -> Iterator[None]:
+    """Tell in words if a process that draws views ends while the block runs.
+
+    torch raises wherever this process is at the moment, most often in the midst of a step.
+
+    Raises:
+        WorkersLostError: If one has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkersLostError(
+            f"a process that draws views ended ({str(error).splitlines()[0]}): most often there "
+            "was too little memory, so lower loader_processes, cache_mib or image_size"
+        ) from None
+
+
+def _ended_if_stalled(loader: DataLoader[DrawnViews]) -> Iterator[DrawnViews]:
     others = set(multiprocessing.active_children())
     # A forked process has none of OpenCV's threads, yet waits for them if its pool knows of any.
     with _one_opencv_thread():
@@ -209,22 +229,17 @@ def _explained(loader: DataLoader[DrawnViews]) -> Iterator[DrawnViews]:
     try:
         yield from batches
     except RuntimeError as error:
-        if "DataLoader timed out" in str(error):
-            # One that hangs follows no SIGTERM, and would be waited for when we end.
-            for process in drawing:
-                with contextlib.suppress(RuntimeError):  # what torch says of its end
-                    process.kill()
-                    process.join()
-            raise UserError(
-                f"no process that draws views answered for {loader.timeout:g} s: most often the "
-                "machine is out of memory or cores, so lower loader_processes, or raise "
-                "stall_minutes"
-            ) from None
-        if "DataLoader worker" not in str(error):
+        if "DataLoader timed out" not in str(error):
             raise
-        raise UserError(
-            f"a process that draws views ended ({str(error).splitlines()[0]}): most often there "
-            "was too little memory, so lower loader_processes, cache_mib or image_size"
+        # One that hangs follows no SIGTERM, and would be waited for when we end.
+        for process in drawing:
+            with contextlib.suppress(RuntimeError):  # what torch says of its end
+                process.kill()
+                process.join()
+        raise WorkersLostError(
+            f"no process that draws views answered for {loader.timeout:g} s: most often the "
+            "machine is out of memory or cores, so lower loader_processes, or raise "
+            "stall_minutes"
         ) from None
 
 

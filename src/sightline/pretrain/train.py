@@ -19,7 +19,7 @@ from sightline.data import derived_seed
 from sightline.data.stream import ArrayStream
 from sightline.encoders import Encoder, EncoderSpec, build_encoder
 from sightline.encoders.files import load_weights
-from sightline.pretrain.batches import Batch, ImageBatches, load_batches
+from sightline.pretrain.batches import Batch, ImageBatches, load_batches, loader_loss_told
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.gradient_cache import backward_in_passes, divide
 from sightline.pretrain.head import ProjectionHead
@@ -142,6 +142,7 @@ def pretrain_from(
         UserError: If there are fewer images than a batch, an image cannot be read, the loss or a
             gradient is no longer a number, or the projections have collapsed.
         PreemptedError: After a SIGTERM; `recovery` holds the state.
+        WorkersLostError: If a process that draws views was killed, or hangs.
     """
     if source.images < config.global_batch_size:
         found = source.images
@@ -158,15 +159,16 @@ def pretrain_from(
         source, config, training.device, start_epoch=training.epoch, start_step=training.step
     )
     training.network.train()
-    while training.epoch <= config.epochs:
-        for batch in training.rest_of_epoch(batches):
-            training.take_step(batch)
-            if training.step < source.steps_per_epoch and recovery is not None:
-                recovery.after_step(training.state, training.global_step, epoch_ends=False)
-        training.end_epoch(probe)
-        # Before the last epoch's end is saved the result itself is there, a moment later.
-        if recovery is not None and training.epoch <= config.epochs:
-            recovery.after_step(training.state, training.global_step, epoch_ends=True)
+    with loader_loss_told():
+        while training.epoch <= config.epochs:
+            for batch in training.rest_of_epoch(batches):
+                training.take_step(batch)
+                if training.step < source.steps_per_epoch and recovery is not None:
+                    recovery.after_step(training.state, training.global_step, epoch_ends=False)
+            training.end_epoch(probe)
+            # Before the last epoch's end is saved the result itself is there, a moment later.
+            if recovery is not None and training.epoch <= config.epochs:
+                recovery.after_step(training.state, training.global_step, epoch_ends=True)
     if recovery is not None:
         recovery.finish()
     watch.close()

@@ -51,8 +51,8 @@ def read_verified(where: str, read: Callable[[], T], clock: Clock = REAL_CLOCK) 
                 raise
             different = " in different ways" if len(set(found)) > 1 else ""
             raise PassingError(
-                f"{error.what} came altered{different}: the way to the store damages bytes, so "
-                "check the network",
+                f"{error.what} came altered{different}: the way to the store, or a disk, damages "
+                "bytes, so check the network and the disk",
                 kind="wrong bytes",
             ) from None
 

@@ -140,8 +140,8 @@ def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, str | None]:
 def report_errors(is_lost_peer: Callable[[BaseException], bool]) -> Iterator[None]:
     """In a worker: leave an error that is one line where `launch` finds it, and end without it.
 
-    An error that is a defect of the worker's own, and not another worker's end, leaves a mark:
-    trying again would meet it again.
+    An error that is a defect of the worker's own, and not the end of another worker or of a
+    process that helps this one, leaves a mark: trying again would meet it again.
 
     Args:
         is_lost_peer: Says whether an error means that another worker ended or does not answer.
@@ -157,7 +157,7 @@ def report_errors(is_lost_peer: Callable[[BaseException], bool]) -> Iterator[Non
         sys.exit(2)
     except Exception as error:
         folder = os.environ.get(_ERRORS_FOLDER)
-        if folder and not is_lost_peer(error):
+        if folder and not isinstance(error, WorkersLostError) and not is_lost_peer(error):
             _leave(folder, _DEFECT, " ".join(f"{type(error).__name__}: {error}".split()))
         raise
 

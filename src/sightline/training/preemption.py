@@ -23,7 +23,7 @@ class WorkerError(RuntimeError):
 
 
 class WorkersLostError(WorkerError):
-    """Workers were killed or did not answer: started again, the training goes on."""
+    """Processes were killed or did not answer: started again, the training goes on."""
 
 
 class AlreadyRunningError(Exception):
