@@ -24,6 +24,7 @@ from sightline.data.deep import DeepImage, rawmode_of, read_deep
 from sightline.data.headers import JPEG_START, describe_start, is_dicom, read_size
 from sightline.data.intensities import find_levels, strips, window_percentiles
 from sightline.data.png import check_png, png_depth
+from sightline.data.tiff import check_tiff
 
 __all__ = [
     "SUFFIXES",
@@ -46,7 +47,6 @@ SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
 }
 _EXIF_ORIENTATION = 0x0112
-_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
 
 # We refuse by the size ourselves, far below Pillow's limit, and say so.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -153,9 +153,7 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
         check_png(content)
         _scale_transparent_gray(image, png_depth(content))
     if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        # libtiff allocates whole tiles, however small the image is.
-        refuse_size(tags.get(_TIFF_TILE_WIDTH, 1), tags.get(_TIFF_TILE_LENGTH, 1))
+        check_tiff(image.tag_v2, content)  # type: ignore[attr-defined]
     scaled = _scaling_note(image)
     deep = read_deep(image, content)
     if deep is not None:

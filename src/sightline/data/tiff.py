@@ -1,0 +1,123 @@
+"""TIFF: is every strip and tile whole?"""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import simplejpeg
+
+from sightline.data.checked import ImageError, refuse_size
+
+# Tags of TIFF 6.0.
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _COLOUR = 256, 257, 258, 259, 262
+_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 277, 278, 279
+_PLANES, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES = 284, 322, 323, 324, 325
+_JPEG_TABLES, _SUBSAMPLING = 347, 530
+_YCBCR = 6  # among the values of _COLOUR
+
+_JPEG = 7
+_DEFLATE = (8, 32946)
+_LZMA = 34925
+_NONE, _LZW, _PACKBITS = 1, 5, 32773
+_KNOWN = (_NONE, _LZW, _JPEG, *_DEFLATE, _PACKBITS, _LZMA)
+_OTHERS = {
+    **{2: "CCITT RLE", 3: "CCITT G3", 4: "CCITT G4", 6: "JPEG of the old kind"},
+    **{50000: "zstd", 50001: "WebP"},
+}
+
+
+def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
+    """Refuse a TIFF of which parts are not there or damaged; libtiff fills them and only warns.
+
+    Args:
+        tags: Those of its only picture.
+        content: The whole file.
+
+    Raises:
+        ImageError: If a strip or tile is cut short, or does not fit its checksum, if tiles are
+            absurdly large, or if its compression is one in which damage does not show.
+    """
+    # libtiff allocates whole tiles, however small the image is.
+    refuse_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1))
+    compression = tags.get(_COMPRESSION, 1)
+    if compression not in _KNOWN:
+        name = _OTHERS.get(compression, f"method {compression}")
+        raise ImageError(
+            f"TIFF compressed with {name}, where damage does not show: save it with LZW or deflate"
+        )
+    # Pillow has libtiff turn these into RGB, and then asks for no errors.
+    is_ycbcr = tags.get(_COLOUR) == _YCBCR
+    if compression in (_LZW, _PACKBITS) and is_ycbcr:
+        raise ImageError("TIFF of YCbCr, where damage does not show: save it as RGB")
+    for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
+        expected = _bytes_of(tags, width, rows)
+        if compression == _JPEG:
+            is_whole = _is_whole_jpeg(tags.get(_JPEG_TABLES, b""), part, width, rows)
+        elif compression in (*_DEFLATE, _LZMA):
+            is_whole = _is_whole_stream(compression, part, expected)
+        else:  # no checksum; what is cut short is else found when it is read
+            is_whole = not is_ycbcr or len(part) >= expected
+        if not is_whole:
+            raise ImageError(f"damaged or cut short: part {number} of the TIFF is not whole")
+
+
+def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield each strip or tile, its width and its rows."""
+    tiled = _TILE_OFFSETS in tags
+    offsets = tags[_TILE_OFFSETS if tiled else _STRIP_OFFSETS]
+    sizes = tags[_TILE_SIZES if tiled else _STRIP_SIZES]
+    width = tags[_TILE_WIDTH if tiled else _WIDTH]
+    length = tags[_LENGTH]
+    rows = tags[_TILE_LENGTH] if tiled else min(tags.get(_ROWS_PER_STRIP, length), length)
+    if not rows or len(offsets) != len(sizes):
+        raise ImageError("damaged: the TIFF's table of parts does not fit")
+    strips = -(-length // rows)
+    for number, (start, size) in enumerate(zip(offsets, sizes, strict=True)):
+        if start + size > len(content):
+            raise ImageError("cut short")
+        is_last = not tiled and number % strips == strips - 1
+        yield (
+            content[start : start + size],
+            width,
+            length - rows * (strips - 1) if is_last else rows,
+        )
+
+
+def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:
+    if tags.get(_COLOUR) == _YCBCR and tags.get(_COMPRESSION) != _JPEG:
+        across, down = tags.get(_SUBSAMPLING, (2, 2))  # pixels that share two chroma values
+        return int(-(-width // across) * -(-rows // down) * (across * down + 2))
+    samples = tags.get(_SAMPLES, 1) if tags.get(_PLANES, 1) == 1 else 1
+    return int((width * samples * tags.get(_BITS, (1,))[0] + 7) // 8 * rows)
+
+
+def _is_whole_stream(compression: int, part: bytes, expected: int) -> bool:
+    stream: Any = zlib.decompressobj() if compression in _DEFLATE else lzma.LZMADecompressor()
+    found = 0
+    while not stream.eof and found <= expected:
+        try:
+            piece = stream.decompress(part, 1 << 20)
+        except (zlib.error, lzma.LZMAError):
+            return False
+        part = stream.unconsumed_tail if compression in _DEFLATE else b""
+        if not piece and not part:
+            break
+        found += len(piece)
+    return bool(stream.eof) and found >= expected
+
+
+def _is_whole_jpeg(tables: bytes, part: bytes, width: int, rows: int) -> bool:
+    # Tables that all parts share stand between SOI and EOI, and belong after the part's own SOI.
+    whole = part[:2] + tables[2:-2] + part[2:] if tables else part
+    try:
+        height, wide, space, _ = simplejpeg.decode_jpeg_header(whole)
+        refuse_size(wide, height)
+        kind = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
+        # Strict: libjpeg otherwise paints what it lacks gray and only warns.
+        simplejpeg.decode_jpeg(whole, colorspace=kind, strict=True)
+    except ValueError:
+        return False
+    return bool(height >= rows and wide >= width)

@@ -1,0 +1,118 @@
+"""TIFF of every compression: whole ones are read as they are, damaged ones refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.data.images import ImageError, read_file
+
+Y, X = np.mgrid[:300, :400]
+COLOR = Image.fromarray(np.stack([X % 256, Y % 256, (X + Y) % 256], axis=-1).astype(np.uint8))
+PICTURES = {
+    "RGB": COLOR,
+    "gray": COLOR.convert("L"),
+    "16 bit": Image.fromarray((30 * (X + Y)).astype(np.uint16)),
+    "CMYK": COLOR.convert("CMYK"),
+    "YCbCr": COLOR.convert("YCbCr"),
+}
+CHECKED = [
+    (kind, compression)
+    for kind in PICTURES
+    for compression in ("tiff_adobe_deflate", "lzma", "jpeg")
+    if (kind, compression) != ("16 bit", "jpeg")
+]
+
+
+def saved(picture, compression, **options):
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF", compression=compression, **options)
+    return buffer.getvalue()
+
+
+def last_part(content):
+    """Return where the last strip begins, and its size."""
+    with Image.open(io.BytesIO(content)) as image:
+        tags = image.tag_v2
+        assert len(tags[273]) > 1
+        return tags[273][-1], tags[279][-1]
+
+
+def refused(content):
+    with pytest.raises(ImageError) as caught:
+        read_file(content)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "compression"), CHECKED)
+def test_what_is_whole_is_read_and_half_a_strip_is_refused(kind, compression):
+    content = saved(PICTURES[kind], compression)
+    (image,) = read_file(content)
+    with Image.open(io.BytesIO(content)) as expected:
+        if kind != "16 bit":
+            assert np.array_equal(image.pixels, np.asarray(expected.convert("RGB")))
+    start, size = last_part(content)
+    empty = content[: start + size // 2] + bytes(size - size // 2) + content[start + size :]
+    assert "of the TIFF is not whole" in refused(empty)
+    # As if the table of the strips had another size in it.
+    shorter = content.replace(struct.pack("<I", size), struct.pack("<I", size // 2))
+    assert shorter != content
+    assert "of the TIFF is not whole" in refused(shorter)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
+def test_half_a_strip_without_checksum_is_refused_by_its_length(compression):
+    content = saved(COLOR, compression)
+    start, size = last_part(content)
+    empty = content[: start + size // 2] + bytes(size - size // 2) + content[start + size :]
+    assert "damaged or cut short" in refused(empty)
+
+
+@pytest.mark.parametrize(
+    ("compression", "name"),
+    [("group3", "CCITT G3"), ("group4", "CCITT G4"), ("tiff_ccitt", "CCITT RLE"), ("zstd", "zstd")],
+)
+def test_what_hides_damage_is_refused_whole(compression, name):
+    content = saved(COLOR.convert("1"), compression)
+    assert refused(content) == (
+        f"TIFF compressed with {name}, where damage does not show: save it with LZW or deflate"
+    )
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
+def test_ycbcr_that_hides_damage_is_refused(compression):
+    assert "TIFF of YCbCr" in refused(saved(PICTURES["YCbCr"], compression))
+
+
+def tiled(parts, side):
+    """Return an 8-bit gray TIFF of 40 x 24 pixels in deflated tiles."""
+    fields = {
+        **{256: [40], 257: [24], 258: [8], 259: [8], 262: [1], 277: [1], 322: [side], 323: [side]},
+        **{324: [0] * len(parts), 325: [len(part) for part in parts]},
+    }
+    start = 8 + 2 + 12 * len(fields) + 4
+    body_start = start + 8 * len(parts)
+    places = np.cumsum([body_start, *[len(part) for part in parts[:-1]]])
+    fields[324] = places.tolist()
+    directory = struct.pack("<H", len(fields))
+    for number, values in sorted(fields.items()):
+        value = values[0] if len(values) == 1 else start + (4 * len(parts) if number == 325 else 0)
+        directory += struct.pack("<HHII", number, 4, len(values), value)
+    tables = struct.pack(f"<{2 * len(parts)}I", *fields[324], *fields[325])
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + tables + b"".join(parts)
+
+
+def test_every_tile_must_be_whole():
+    draw = np.random.default_rng(0)
+    tiles = draw.integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
+    parts = [zlib.compress(tile.tobytes()) for tile in tiles.reshape(-1, 16, 16)]
+    whole = tiles.transpose(0, 2, 1, 3).reshape(32, 48)[:24, :40]
+    (image,) = read_file(tiled(parts, 16))
+    assert np.array_equal(image.pixels[:, :, 0], whole)
+    parts[4] = parts[4][:100]
+    assert "part 5 of the TIFF is not whole" in refused(tiled(parts, 16))
