@@ -48,6 +48,7 @@ def metrics():
             "images": 90,
             "count": 45,
             "in_several_splits": 0,
+            "in_several_splits_of_a_set": 0,
         },
         "duplicates": {
             "exact_same_split": 3,
@@ -123,7 +124,11 @@ def test_groups_in_one_split_only_are_told_as_checked(render, metrics):
     assert "Checked: none of 45 groups has images in more than one split." in in_words(render())
     metrics["groups"]["in_several_splits"] = 2
     words = in_words(render())
-    assert "2 groups with images in more than one split." in words
+    assert "All images of a group (patient) are in one split of each set." in words
+    assert "Of 2 groups the unlabelled images are in a later split" in words
+    metrics["groups"]["in_several_splits_of_a_set"] = 2
+    words = in_words(render())
+    assert "2 groups with images in more than one split of a set." in words
     assert "Checked" not in words
 
 

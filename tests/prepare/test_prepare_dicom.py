@@ -75,6 +75,7 @@ def test_patient_is_the_group_and_is_only_told_as_a_hash(tmp_path, prepare):
         "images": 40,
         "count": 10,
         "in_several_splits": 0,
+        "in_several_splits_of_a_set": 0,
     }
     assert metrics["warnings"] == []
     written = [

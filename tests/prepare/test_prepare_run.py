@@ -152,6 +152,22 @@ def test_test_picture_of_the_labels_in_training_of_the_boxes_is_not_pretrained_o
     assert [splits[kind][held_out.sha256] for kind in splits] == ["test", "test", "train"]
 
 
+def test_a_group_whose_unlabelled_images_move_alone_is_told(place, labels, tmp_path):
+    dataset = open_dataset(place.run(labels_uri=labels)["datasets"]["labels"])
+    trained, other = sorted({s.group for s in dataset.samples if s.split == "train"})[:2]
+    tested = next(s.name for s in dataset.samples if s.split == "test")
+    unlabelled = tmp_path / "unlabelled"
+    unlabelled.mkdir()
+    save(unlabelled / f"{other}_90.png", noise(90))
+    save(unlabelled / f"{trained}_90.png", noise(91))
+    shutil.copy(labels / tested, unlabelled / f"{trained}_91.png")
+    metrics = place.run(images_uri=unlabelled, labels_uri=labels)
+    found = open_dataset(metrics["datasets"]["images"]).samples
+    assert {(s.group, s.split) for s in found} == {(other, "train"), (trained, "test")}
+    assert metrics["groups"]["in_several_splits"] == 1
+    assert metrics["groups"]["in_several_splits_of_a_set"] == 0
+
+
 def test_small_8_bit_images_are_stored_byte_for_byte(place, labels):
     dataset = open_dataset(place.run(labels_uri=labels)["datasets"]["labels"])
     for index in range(10):

@@ -61,15 +61,17 @@ def describe_result(
 def describe_groups(grouping: Grouping, catalogue: Catalogue) -> dict[str, Any]:
     """Say where groups came from, of how many images they are known, and how many there are."""
     torn = (
-        "SELECT COUNT(*) FROM (SELECT 1 FROM pictures WHERE is_kept GROUP BY kind, group_id "
-        "HAVING COUNT(DISTINCT split) > 1)"
+        "SELECT COUNT(DISTINCT group_id) FROM (SELECT group_id FROM pictures WHERE is_kept "
+        "GROUP BY {} HAVING COUNT(DISTINCT split) > 1)"
     )
     return {
         "source": grouping.source,
         "known": grouping.known,
         "images": grouping.images,
         "count": catalogue.value("SELECT COUNT(DISTINCT group_id) FROM pictures WHERE is_kept"),
-        "in_several_splits": catalogue.value(torn),
+        # Over all sets: the unlabelled images of a group may have moved alone, and nothing else.
+        "in_several_splits": catalogue.value(torn.format("group_id")),
+        "in_several_splits_of_a_set": catalogue.value(torn.format("kind, group_id")),
     }
 
 
