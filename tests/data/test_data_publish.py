@@ -152,6 +152,21 @@ def test_what_is_older_than_half_a_day_is_written_again_to_be_spared_as_new(tmp_
         assert path.stat().st_mtime > long_ago + 3600
 
 
+@pytest.mark.parametrize("damage", ["gone", "altered"])
+def test_a_damaged_list_of_samples_is_mended_by_the_same_images(damage, tmp_path):
+    uri = write_dataset([packed(1)], str(tmp_path), kind="images")
+    listing = Path(uri, "samples.jsonl")
+    whole = listing.read_bytes()
+    if damage == "gone":
+        listing.unlink()
+    else:
+        listing.write_bytes(whole.replace(b"train", b"trail"))
+    with pytest.raises(UserError, match=r"samples.jsonl .*prepare"):
+        len(open_dataset(uri).samples)
+    assert write_dataset([packed(1)], str(tmp_path), kind="images") == uri
+    assert listing.read_bytes() == whole
+
+
 def test_altered_manifest_is_never_overwritten(tmp_path):
     uri = write_dataset([packed(1)], str(tmp_path), kind="images")
     manifest = Path(uri, "manifest.json")

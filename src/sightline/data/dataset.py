@@ -153,7 +153,12 @@ class PackedDataset:
         start, size_bytes, digest = self.manifest["shards"][shard]["samples"]
         if not size_bytes:
             return []
-        lines = self.storage.read_bytes(f"{self.version}/{SAMPLES_FILE}", start, size_bytes)
+        try:
+            lines = self.storage.read_bytes(f"{self.version}/{SAMPLES_FILE}", start, size_bytes)
+        except NotFoundError:
+            raise NotFoundError(
+                f"{self.uri}/{SAMPLES_FILE} is gone; {prepare_again(self.uri)}"
+            ) from None
         found = hashlib.sha256(lines).hexdigest()
         refuse_altered(f"{self.uri}/{SAMPLES_FILE}", digest, found, prepare_again(self.uri))
         return parse_samples(lines)

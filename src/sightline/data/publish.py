@@ -246,8 +246,7 @@ class _ShardEntry:
 
 def _store(version_uri: str, listing: Path, manifest: bytes) -> None:
     storage = open_storage(version_uri)
-    if is_recent(storage, MANIFEST_FILE, len(manifest)):
-        return
+    # Also where it is there: it may have been damaged since, and this mends it.
     storage.upload(listing, SAMPLES_FILE)
     if storage.write_if_unchanged(MANIFEST_FILE, manifest, expected=None):
         return
@@ -256,8 +255,9 @@ def _store(version_uri: str, listing: Path, manifest: bytes) -> None:
             f"{join_uri(version_uri, MANIFEST_FILE)} was altered: delete {version_uri} and run "
             "prepare again"
         )
-    # Another process published the same version, lately or long ago: now it is new again.
-    storage.write_bytes(MANIFEST_FILE, manifest)
+    # Another process published the same version; if that was long ago, now it is new again.
+    if not is_recent(storage, MANIFEST_FILE, len(manifest)):
+        storage.write_bytes(MANIFEST_FILE, manifest)
 
 
 def _readable(manifest: Mapping[str, Any]) -> str:
