@@ -309,6 +309,42 @@ def test_values_in_the_upper_bits_are_refused_and_not_cut_in_silence():
     assert "12 bits whose highest is bit 15, not 11" in refused(save(shifted))
 
 
+ALL_OF_12_BITS = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [
+        (ALL_OF_12_BITS, 10),
+        (ALL_OF_12_BITS, 8),
+        (ALL_OF_12_BITS.astype(np.int16) - 2048, 10),
+        (ALL_OF_12_BITS.astype(np.uint8), 7),
+    ],
+)
+def test_values_of_more_bits_than_the_tags_say_are_refused(values, bits):
+    assert f"values of more than the {bits} bits" in refused(dicom(values, BitsStored=bits))
+    if bits != 8:  # pydicom packs 8 bits into bytes
+        run_length = dicom_set(values, BitsStored=bits)
+        run_length.compress(RLELossless)
+        assert f"values of more than the {bits} bits" in refused(save(run_length))
+
+
+def test_marks_in_the_bits_above_the_values_are_no_part_of_them():
+    marked = dicom_set(
+        ALL_OF_12_BITS | (ALL_OF_12_BITS % 7 == 0).astype(np.uint16) << 14, BitsStored=12
+    )
+    assert "values of more than the 12 bits" in refused(save(marked))
+    marked.add_new((0x6000, 0x0102), "US", 14)
+    assert np.array_equal(gray_of(save(marked)), gray_of(dicom(ALL_OF_12_BITS, BitsStored=12)))
+
+
+@pytest.mark.parametrize("is_extended", [True, False])
+def test_the_sign_of_a_negative_value_may_stand_in_the_bits_above_it_or_not(is_extended):
+    values = ALL_OF_12_BITS.astype(np.int16) - 2048
+    stored = values if is_extended else values & 0xFFF
+    assert np.array_equal(gray_of(dicom(stored, BitsStored=12)), gray_of(dicom(values)))
+
+
 def test_pixels_cut_short_are_refused():
     content = dicom(DEEP)
     assert "damaged or cut short" in refused(content[:-1000])

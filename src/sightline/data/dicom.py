@@ -90,6 +90,7 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
         _check_compressed(file, number, syntax)
     if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
         _refuse_shifted(file)
+        _refuse_more_bits(file, decoder)
     patient = _hash_patient(str(file.get("PatientID") or ""))
     images = []
     for index, (stored, properties) in enumerate(decoder.iter_array(file)):
@@ -154,6 +155,28 @@ def _refuse_shifted(file: Any) -> None:
             f"values of {count(int(stored), 'bit')} whose highest is bit {highest}, not "
             f"{stored - 1}: save it anew with the values in the low bits"
         )
+
+
+def _refuse_more_bits(file: Any, decoder: Any) -> None:
+    # pydicom cuts them off, and a value that needs them would begin anew at 0.
+    stored, allocated = int(file.BitsStored), int(file.BitsAllocated)
+    if stored >= allocated:
+        return
+    overlays = [group for group in range(0x6000, 0x6020, 2) if (group, 0x0102) in file]
+    known = 2**stored - 1
+    for group in overlays:  # of old files, whose marks lie in the bits above the values
+        known |= 1 << int(file[group, 0x0102].value)
+    for frame, _ in decoder.iter_array(file, raw=True, correct_unused_bits=False):
+        bits = frame.view(f"u{frame.itemsize}")
+        unknown = bits & (2**allocated - 1 & ~known)
+        if file.PixelRepresentation:  # a negative value has its sign in all of them, or in none
+            negative = (bits >> (stored - 1)) & 1
+            unknown[unknown == negative * (2**allocated - 1 & ~known)] = 0
+        if unknown.any():
+            raise ImageError(
+                f"values of more than the {count(stored, 'bit')} that its tags give them "
+                f"(BitsStored): correct the tag, or save it anew"
+            )
 
 
 def _transfer_syntax(file: Any) -> uid.UID:
