@@ -47,7 +47,7 @@ def test_prepare_gives_the_version_that_a_folder_gives(
             bucket.write_bytes(path.relative_to(folder).as_posix(), path.read_bytes())
     calm = prepare(str(folder), str(tmp_path))["datasets"]["images"]
     faults.fail_in_every_way(SHARE)
-    faults.be_down(after_requests=IMAGES, seconds=3)
+    faults.be_down(after_requests=IMAGES, seconds=60)
     faulty = prepare(f"{s3_bucket}/in", s3_bucket)
     told = capsys.readouterr().err.splitlines()[-1]
     assert faults.faults > IMAGES / 5
