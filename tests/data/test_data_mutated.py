@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from dicom_files import compressed, dicom, dicom_set, save
 from PIL import Image
 from pydicom.uid import (
@@ -17,6 +18,10 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     RLELossless,
 )
+
+from sightline.data import open_dataset
+from sightline.prepare.config import PrepareConfig, PrepareUris
+from sightline.prepare.run import run
 
 FILES = 1000
 
@@ -136,6 +141,8 @@ def mutate(draw, kind, content, others):
     return bytes(content)
 
 
+# pytest undoes the filter of Pillow's warnings that importing sightline.data.images sets.
+@pytest.mark.filterwarnings("error::RuntimeWarning", "ignore:.*bomb", "ignore::UserWarning")
 def test_a_thousand_damaged_files_are_each_read_or_refused(tmp_path):
     (tmp_path / "good").mkdir()
     (tmp_path / "mutated").mkdir()
@@ -165,3 +172,15 @@ def test_a_thousand_damaged_files_are_each_read_or_refused(tmp_path):
     assert not [name for name in altered if name[1] != "splice" and name[2].endswith(".png")]
     assert told["grown_kb"] < 500 * 1024
     assert told["cpu_seconds"] < 60
+    # And the whole step: every file is in the set, or listed with that very reason.
+    config = PrepareConfig(dicom_frames="split", max_bad_fraction=1.0)
+    uris = PrepareUris(
+        images_uri=str(tmp_path / "mutated"),
+        store_uri=str(tmp_path / "store"),
+        out_uri=str(tmp_path / "out"),
+    )
+    metrics = run(uris, config)
+    listed = {bad["name"]: bad["reason"] for bad in metrics["rejected"]}
+    assert listed == {name: reason for name, reason in told["results"].items() if reason}
+    names = {sample.name for sample in open_dataset(metrics["datasets"]["images"]).samples}
+    assert {name.partition("#")[0] for name in names} == told["results"].keys() - listed.keys()

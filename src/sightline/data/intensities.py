@@ -58,7 +58,9 @@ def find_levels(stored: NDArray[np.generic], ignored: NDArray[np.bool_] | None =
     counts = np.ones(stored.shape, dtype=np.uint8)
     if ignored is not None:
         counts[ignored] = 0
-    return Levels(stored.astype(np.float64).reshape(-1), counts.reshape(-1), None, stored.shape)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        values = stored.astype(np.float64).reshape(-1)
+    return Levels(values, counts.reshape(-1), None, stored.shape)
 
 
 def window_percentiles(
