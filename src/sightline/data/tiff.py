@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
 import lzma
+import re
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import simplejpeg
@@ -40,6 +45,7 @@ def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
         ImageError: If a strip or tile is cut short, or does not fit its checksum, if tiles are
             absurdly large, or if its compression is one in which damage does not show.
     """
+    _quiet_libtiff()
     # libtiff allocates whole tiles, however small the image is.
     refuse_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1))
     compression = tags.get(_COMPRESSION, 1)
@@ -62,6 +68,20 @@ def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
             is_whole = not is_ycbcr or len(part) >= expected
         if not is_whole:
             raise ImageError(f"damaged or cut short: part {number} of the TIFF is not whole")
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """Keep Pillow's libtiff from printing lines that name no file; Pillow raises what matters.
+
+    Where it cannot be found among the libraries of this process, the lines are printed.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        for path in set(re.findall(r"\S+/libtiff[^/\s]*\.so[^/\s]*$", loaded, re.MULTILINE)):
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int, int]]:
