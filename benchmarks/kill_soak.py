@@ -68,7 +68,13 @@ class Training:
     """`sightline pretrain`, started again and again on one address."""
 
     def __init__(
-        self, dataset_uri: str, out_uri: str, epochs: int, folder: Path, **variables: str
+        self,
+        dataset_uri: str,
+        out_uri: str,
+        epochs: int,
+        folder: Path,
+        checkpoint_minutes: float = CHECKPOINT_SECONDS / 60,
+        **variables: str,
     ) -> None:
         self.out_uri = out_uri
         self._variables = variables
@@ -79,7 +85,7 @@ class Training:
         config = {
             **{"preset": "demo", "image_size": 32, "precision": "float32", "workers": WORKERS},
             **{"global_batch_size": BATCH, "epochs": epochs, "restarts": 1000},
-            **{"exclude_group_negatives": False, "checkpoint_minutes": CHECKPOINT_SECONDS / 60},
+            **{"exclude_group_negatives": False, "checkpoint_minutes": checkpoint_minutes},
         }
         self._command = [sys.executable, "-m", "sightline", "pretrain"]
         self._command += ["--dataset-uri", dataset_uri, "--out-uri", out_uri]
