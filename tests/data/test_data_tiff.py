@@ -117,5 +117,7 @@ def test_every_tile_must_be_whole():
     whole = tiles.transpose(0, 2, 1, 3).reshape(32, 48)[:24, :40]
     (image,) = read_file(tiled(parts, 16))
     assert np.array_equal(image.pixels[:, :, 0], whole)
+    parts[4] = zlib.compress(tiles.reshape(-1, 16, 16)[4].tobytes() + bytes(3_000_000))
+    assert np.array_equal(read_file(tiled(parts, 16))[0].pixels, image.pixels)
     parts[4] = parts[4][:100]
     assert "part 5 of the TIFF is not whole" in refused(tiled(parts, 16))

@@ -22,6 +22,7 @@ _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 277, 278, 279
 _PLANES, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES = 284, 322, 323, 324, 325
 _JPEG_TABLES, _SUBSAMPLING = 347, 530
 _YCBCR = 6  # among the values of _COLOUR
+_MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bomb has more
 
 _JPEG = 7
 _DEFLATE = (8, 32946)
@@ -117,7 +118,7 @@ def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:
 def _is_whole_stream(compression: int, part: bytes, expected: int) -> bool:
     stream: Any = zlib.decompressobj() if compression in _DEFLATE else lzma.LZMADecompressor()
     found = 0
-    while not stream.eof and found <= expected:
+    while not stream.eof and found <= expected + _MOST_PADDING_BYTES:
         try:
             piece = stream.decompress(part, 1 << 20)
         except (zlib.error, lzma.LZMAError):
