@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,6 +30,7 @@ from sightline_cluster.config import ClusterConfig
 from sightline_cluster.logs import PodLog, print_line
 from sightline_cluster.obstacles import Prospect, condition, find_obstacles
 from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
+from sightline_cluster.quota import what_never_fits
 from sightline_cluster.render import (
     OUT_ANNOTATION,
     PLURAL,
@@ -143,7 +143,8 @@ class PyTorchJobBackend:
                 found = self._api.job(self._name)
         self._api.pods(self._name)
         if found is None:
-            self._refuse_what_no_quota_allows()
+            if too_much := self._what_no_quota_allows():
+                raise UserError(too_much)
             # Not our pod itself: another one takes over where it is killed, while the job goes on.
             if owner := self._api.owner():
                 self._manifest["metadata"]["ownerReferences"] = [owner]
@@ -192,28 +193,9 @@ class PyTorchJobBackend:
             while "deletionTimestamp" in self._api.job(self._name)["metadata"]:
                 time.sleep(_POLL_SECONDS)
 
-    def _refuse_what_no_quota_allows(self) -> None:
-        # Pods beyond a whole quota would wait for ever.
-        worker = self._manifest["spec"]["pytorchReplicaSpecs"]["Worker"]
-        resources = worker["template"]["spec"]["containers"][0]["resources"]
-        asked = {"pods": Fraction(worker["replicas"])}
-        for kind, quantities in resources.items():
-            for name, quantity in quantities.items():
-                asked[f"{kind}.{name}"] = worker["replicas"] * _number(quantity)
-                if kind == "requests":  # which is what a name alone means
-                    asked[name] = asked[f"{kind}.{name}"]
-        for quota in self._api.quotas():
-            spec = quota.get("spec", {})
-            if spec.get("scopes") or spec.get("scopeSelector"):
-                continue  # it is of some pods alone, such as those of a priority
-            for name, allowed in quota.get("status", {}).get("hard", {}).items():
-                if asked.get(name, Fraction(0)) > _number(allowed):
-                    raise UserError(
-                        f"quota {quota['metadata']['name']} of namespace {self._api.namespace} "
-                        f"allows {name} {allowed}, the job's {worker['replicas']} pods need "
-                        f"{float(asked[name]):g}: ask for less by cluster.cpu, cluster.memory, "
-                        "cluster.gpus or workers, or raise the quota"
-                    )
+    def _what_no_quota_allows(self) -> str:
+        # Beyond a whole quota, pods would wait for ever.
+        return what_never_fits(self._api.quotas(), self._manifest, self._api.own_pod())
 
     # --- following ---
 
@@ -274,6 +256,9 @@ class PyTorchJobBackend:
             if obstacle.text not in told:
                 told.add(obstacle.text)
                 self._say(obstacle.text)
+                # A quota may have become smaller since the job was made.
+                if obstacle.is_quota and (too_much := self._what_no_quota_allows()):
+                    self._give_up(too_much)
         lasting = [obstacle.text for obstacle in found if obstacle.prospect is Prospect.LASTS]
         if not lasting:
             self._stuck_since = None
@@ -465,12 +450,6 @@ def _parent_of(process: int) -> int:
 
 def _ended(pods: Pods, uid: str) -> Any:
     return lambda: pods.has_ended(uid)
-
-
-def _number(quantity: str) -> Fraction:
-    from kubernetes.utils.quantity import parse_quantity
-
-    return Fraction(parse_quantity(quantity))
 
 
 def reap(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 import uuid
 
@@ -88,15 +89,15 @@ def test_launcher_pod_that_is_killed_is_followed_by_one_that_finds_the_job(
         namespace.kubectl("delete", "pytorchjobs", "-l", f"sightline.dev/run-id={run}")
 
 
-def wait_for_log(namespace, job, text, but="", seconds=900):
-    """Wait until a pod of a job has said something, and return the pod's name."""
+def wait_for_log(namespace, job, pattern, but="", seconds=900):
+    """Wait until a pod of a job has said what a pattern finds, and return the pod's name."""
     deadline = time.monotonic() + seconds
     told = ""
     while time.monotonic() < deadline:
         for pod in namespace.get("pods", f"batch.kubernetes.io/job-name={job}"):
             name = pod["metadata"]["name"]
             told = namespace.kubectl("logs", name, check=False).stdout if name != but else ""
-            if text in told:
+            if re.search(pattern, told):
                 return name
         time.sleep(1)
     raise AssertionError(told)
@@ -117,6 +118,25 @@ def test_job_goes_with_the_launchers_own_job_and_nobody_stops_the_launcher(
     assert (owner["kind"], owner["name"]) == ("Job", name)
     namespace.kubectl("delete", "job", name, "--wait=false")
     namespace.wait_until_nothing_is_left(run)
+
+
+def test_quota_that_holds_the_workers_but_not_their_launcher_too_is_refused(
+    namespace, bucket, dataset
+):
+    run = f"t{uuid.uuid4().hex[:8]}"
+    name = f"launcher-{run}"
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "exact"}}
+    namespace.apply({**quota, "spec": {"hard": {"limits.cpu": "1"}}})
+    try:
+        arguments = ["--set", "cpu=500m", "pretrain", "--dataset-uri", dataset]
+        arguments += ["--out-uri", f"{bucket}/runs/{run}/pretrain", "--workers", "2"]
+        namespace.apply(launcher_job(name, arguments))
+        told = "quota exact of namespace .* the job's 2 pods need 1, and the launcher's own pod 0.5"
+        wait_for_log(namespace, name, told)
+        assert namespace.left(run) == []
+    finally:
+        namespace.kubectl("delete", "resourcequota", "exact")
+        namespace.kubectl("delete", "job", name, "--wait=false")
 
 
 # Argo's executor is a container's first process. It starts KFP's launcher, and that the step. Asked

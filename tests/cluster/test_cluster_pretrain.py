@@ -108,7 +108,8 @@ def test_full_quota_is_waited_for_and_told(launch, namespace):
         one = launch(epochs=40)
         wait_for_pods(namespace, one, 2)
         two = launch(epochs=40)
-        two.wait_for("waiting for room in the namespace's quota")
+        two.wait_for("waiting for room in quota full, until other pods end")
+        assert "one more needs limits.cpu 1 (3 of 3 are used)" in two.told
         one.process.terminate()
         one.wait(143)
         wait_for_pods(namespace, two, 2)

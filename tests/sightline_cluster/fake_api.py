@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 JOBS = "/apis/kubeflow.org/v1/namespaces/team/pytorchjobs"
 PODS = "/api/v1/namespaces/team/pods"
+QUOTAS = "/api/v1/namespaces/team/resourcequotas"
 
 
 class FakeApi:
@@ -104,10 +105,10 @@ class FakeApi:
             self.pods = [p for p in self.pods if p["metadata"]["name"] != name] + [pod]
             self.changed.notify_all()
 
-    def wait_for(self, method, path):
+    def wait_for(self, method, path, times=1):
         """Wait until a request was made."""
         deadline = time.monotonic() + 30
-        while not any(m == method and p.startswith(path) for m, p in self.requests):
+        while sum(m == method and p.startswith(path) for m, p in self.requests) < times:
             assert time.monotonic() < deadline, self.requests
             time.sleep(0.01)
 

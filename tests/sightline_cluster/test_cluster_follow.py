@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from fake_api import JOBS, PODS, FakeApi
+from fake_api import JOBS, PODS, QUOTAS, FakeApi
 
 from sightline.config import UserError
 from sightline.storage.artifacts import new_artifacts, write_json
@@ -202,12 +202,59 @@ def test_cluster_that_will_not_take_the_job_is_told_before_anything_is_made(
     assert "POST" not in {method for method, _ in api.requests}
 
 
+def quota(**hard):
+    return {"metadata": {"name": "small"}, "status": {"hard": hard}}
+
+
 def test_quota_that_could_never_hold_the_job_is_told_before_anything_is_made(api, backend):
-    hard = {"limits.cpu": "1500m", "pods": "10"}
-    api.quotas = [{"metadata": {"name": "small"}, "status": {"hard": hard}}]
-    with pytest.raises(UserError, match=r"quota small .* allows limits.cpu 1500m, .* need 2"):
+    api.quotas = [quota(**{"limits.cpu": "1500m", "pods": "10"})]
+    with pytest.raises(UserError, match=r"quota small .* allows limits.cpu 1500m, .* pod needs 2:"):
         backend(cpu="2").submit()
     assert api.jobs == {}
+
+
+def test_quota_that_never_holds_the_job_beside_its_launcher_is_told(api, backend):
+    container = {"resources": {"limits": {"cpu": "500m"}}}
+    api.own_pod = {"metadata": {"name": "launcher"}, "spec": {"containers": [container]}}
+    api.quotas = [quota(**{"limits.cpu": "2"})]
+    outside = backend(cpu="2")
+    reached = connect()
+    inside = Api(reached.configuration, reached.namespace, own_pod="launcher")
+    with pytest.raises(UserError, match=r"pod needs 2, and the launcher's own pod 0.5: ask for"):
+        PyTorchJobBackend(outside._task, outside._config, inside).submit()
+    assert api.jobs == {}
+    outside.submit()
+
+
+@pytest.mark.parametrize("hard", ["2", "1"])
+def test_quota_is_waited_for_while_it_is_full_and_given_up_when_it_is_too_small(
+    api, backend, capfd, hard
+):
+    ours = backend(cpu="2", startup_seconds=0)
+    ours.submit()
+    publish(ours)
+    full = "exceeded quota: small, requested: limits.cpu=2, used: limits.cpu=1, limited: limits.cpu"
+    api.events = [{"reason": "FailedCreatePod", "message": f"Error creating: {full}={hard}"}]
+    api.quotas = [quota(**{"limits.cpu": hard})]
+    soon(
+        lambda: None,
+        lambda: None,
+        lambda: None,
+        lambda: None,
+        lambda: None,
+        lambda: api.jobs and api.set_condition("Succeeded"),
+    )
+    if hard == "2":
+        soon(lambda: api.wait_for("GET", QUOTAS, times=2), lambda: api.set_condition("Succeeded"))
+        assert ours.follow()["final_loss_nats"] == 1.5
+        told = "one more needs limits.cpu 2 (1 of 2 are used)"
+        assert capfd.readouterr().out.count(told) == 1
+    else:
+        with pytest.raises(
+            UserError, match=r"was given up and deleted: quota small .* pod needs 2"
+        ):
+            ours.follow()
+        assert api.jobs == {}
 
 
 def test_what_lasts_ends_the_job_after_the_time_that_was_set(api, backend, capfd):
@@ -307,7 +354,8 @@ def test_job_belongs_to_what_the_launchers_pod_belongs_to(api, backend):
     workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "1"}
     other = {"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "2"}
     owners = [other, {**workflow, "controller": True, "blockOwnerDeletion": True}]
-    api.own_pod = {"metadata": {"name": "launcher", "ownerReferences": owners}}
+    metadata = {"name": "launcher", "ownerReferences": owners}
+    api.own_pod = {"metadata": metadata, "spec": {"containers": [{"name": "launcher"}]}}
     outside = backend()
     outside.submit()
     assert "ownerReferences" not in api.jobs[outside.name]["metadata"]
