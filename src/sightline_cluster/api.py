@@ -73,6 +73,18 @@ class Api:
         found: Manifest = self._ask(self._pair[1], "GET", self._jobs(name))
         return found
 
+    def try_to_create(self, job: Manifest) -> Manifest:
+        """Return a job as it would be if it were created now; it is not.
+
+        Raises:
+            UserError: If it would be refused.
+            ApiAwayError: If another try may help.
+        """
+        answer: Manifest = self._ask(
+            self._others, "POST", self._jobs(), [("dryRun", "All")], body=job
+        )
+        return answer
+
     def delete(self, name: str, wait_for_pods: bool = False) -> bool:
         """Delete a job, and with it its pods; say whether there was one."""
         policy = "Foreground" if wait_for_pods else "Background"

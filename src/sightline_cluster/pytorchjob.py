@@ -83,6 +83,16 @@ class PyTorchJobBackend:
         """The job's name."""
         return self._name
 
+    def check(self) -> None:
+        """Meet whatever `submit` would meet, and make nothing.
+
+        Raises:
+            UserError: If the cluster would refuse the job.
+            ApiAwayError: If the API gives no answer.
+        """
+        if self._ask_before() is None:
+            self._api.try_to_create(self._manifest)
+
     def submit(self) -> None:
         """Create the job, or find the one that an earlier launcher of the same task created.
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
 
@@ -64,6 +65,35 @@ def test_quota_that_could_never_hold_the_job(launch, namespace):
 def test_namespace_that_is_not_there(launch):
     launcher = launch(cluster={"namespace": "none-such"}).wait(2)
     assert "bind the role sightline-launcher of k8s/base" in launcher.told
+
+
+@pytest.mark.parametrize(
+    ("account", "values", "told"),
+    [
+        ("sightline-launcher", {"namespace": "none-such"}, "bind the role sightline-launcher"),
+        ("sightline-trainer", {}, "bind the role sightline-launcher"),
+        ("sightline-launcher", {"cpu": "100"}, "quota sightline of namespace"),
+    ],
+)
+def test_pipeline_is_refused_before_its_first_step(
+    namespace, bucket, dataset, account, values, told
+):
+    run = f"t{uuid.uuid4().hex[:8]}"
+    place = ["--images", dataset, "--out", f"{bucket}/out", "--run-id", run]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipelines", "run", "--backend", "pytorchjob", *place),
+            *("--settings", json.dumps({"cluster": values})),
+        ],
+        env={**os.environ, "KUBECONFIG": str(namespace.kubeconfig(account))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "nothing was started" in done.stderr
+    assert told in done.stderr
+    assert namespace.left(run) == []
 
 
 def test_account_without_rights(launch, namespace):

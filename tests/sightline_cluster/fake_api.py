@@ -117,14 +117,15 @@ class FakeApi:
         length = int(handler.headers.get("Content-Length") or 0)
         body = json.loads(handler.rfile.read(length)) if length else None
         self.ports.append(handler.client_address[1])
-        self.requests.append((method, path))
+        is_dry = "dryRun=All" in query
+        self.requests.append(("dry run" if is_dry else method, path))
         refused = self.refuse and self.refuse(method, path)
         if refused:
             _send(handler, refused[0], {"kind": "Status", "message": refused[1]})
         elif path == JOBS and method == "POST":
             name = body["metadata"]["name"]
             taken = name in self.jobs
-            if not taken:
+            if not taken and not is_dry:
                 self.jobs[name] = body
             _send(handler, 409 if taken else 201, body)
         elif path == JOBS:
