@@ -15,8 +15,8 @@ from types import FrameType
 from typing import Any
 
 from sightline.config import UserError
-from sightline.storage import NotFoundError, fetch_artifacts
-from sightline.storage.artifacts import read_json
+from sightline.storage import NotFoundError, fetch_artifacts, open_storage
+from sightline.storage.artifacts import ARTIFACTS_FILE, read_json
 from sightline.telemetry import announce
 from sightline_cluster.api import (
     Api,
@@ -188,8 +188,12 @@ class PyTorchJobBackend:
                 f"({told}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "
                 "choose another run id"
             )
-        if condition(found, "Failed"):
-            self._say(f"job {self._name} has failed before; starting it anew")
+        why = "failed before" if condition(found, "Failed") else ""
+        # A worker whose store is not ours refuses to begin where its result is already.
+        if condition(found, "Succeeded") and not self._has_result():
+            why = f"succeeded before, and its result is no longer in {self._task.out_uri}"
+        if why:
+            self._say(f"job {self._name} has {why}; starting it anew")
             self._api.delete(self._name, wait_for_pods=True)
             self._wait_until_gone()
             return False
@@ -197,6 +201,9 @@ class PyTorchJobBackend:
         self._was_found = True
         self._restarts = self._earlier_restarts = int(annotations.get(RESTARTS_ANNOTATION, 0))
         return True
+
+    def _has_result(self) -> bool:
+        return open_storage(self._task.out_uri).exists(ARTIFACTS_FILE)
 
     def _wait_until_gone(self) -> None:
         with contextlib.suppress(NoSuchJobError):

@@ -10,6 +10,7 @@ import pytest
 from fake_api import JOBS, PODS, QUOTAS, FakeApi
 
 from sightline.config import UserError
+from sightline.storage import open_storage
 from sightline.storage.artifacts import new_artifacts, write_json
 from sightline_cluster.api import Api, connect
 from sightline_cluster.config import ClusterConfig
@@ -144,6 +145,20 @@ def test_failed_job_of_an_earlier_launcher_is_replaced(api, backend):
     backend().submit()
     api.set_condition("Failed")
     backend().submit()
+    (job,) = api.jobs.values()
+    assert "status" not in job
+
+
+def test_succeeded_job_whose_result_was_removed_is_replaced(api, backend, capfd):
+    first = backend()
+    first.submit()
+    publish(first)
+    api.set_condition("Succeeded")
+    backend().submit()
+    assert "found job" in capfd.readouterr().out
+    open_storage(first._task.out_uri).clear()
+    backend().submit()
+    assert "its result is no longer in s3://" in capfd.readouterr().out
     (job,) = api.jobs.values()
     assert "status" not in job
 
