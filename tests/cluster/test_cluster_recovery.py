@@ -11,6 +11,7 @@ import os
 import shlex
 import subprocess
 import uuid
+from datetime import UTC, datetime
 
 import pytest
 from conftest import local_losses, require_equal, wait_for_pods
@@ -66,18 +67,20 @@ def test_worker_that_is_lost_comes_back_and_learns_the_same(launch, namespace, u
     assert int(job["metadata"]["annotations"]["sightline.dev/restarts"]) >= 1
 
 
-def test_api_server_that_restarts_is_waited_for(launch, namespace):
+def test_api_server_that_restarts_is_waited_for(launch, namespace, api_restarts):
     command = os.environ.get("SIGHTLINE_TEST_RESTART_API")
     if not command:
         pytest.skip("needs SIGHTLINE_TEST_RESTART_API")
     launcher = launch(epochs=60)
     launcher.wait_for("epoch 1/")
     # Never stopped halfway: everybody here needs the server back.
+    begin = datetime.now(UTC).isoformat()
     subprocess.run(shlex.split(command), check=True)
     launcher.wait_for("the job goes on, and we try again for 15 minutes")
     launcher.wait_for("the cluster's API answers again after")
     seen = launcher.told.count("epoch ")
     launcher.wait_for("epoch ", times=seen + 1)
+    api_restarts.append((begin, datetime.now(UTC).isoformat()))
     launcher.process.terminate()
     launcher.wait(143)
     namespace.wait_until_nothing_is_left(launcher.run)
