@@ -83,7 +83,8 @@ class ClusterConfig(StepConfig):
     """Taints of nodes to accept, each as key[=value][:effect]."""
 
     queue: Name = ""
-    """Kueue's LocalQueue that admits the job; empty: none."""
+    """Kueue's LocalQueue that admits the job; empty: none. Refused where no Kueue takes
+    PyTorchJobs, since the job would not wait its turn there."""
 
     restarts: Annotated[int, Field(ge=0, le=1000)] = 10
     """How often workers may be started again from the last checkpoint, after they were preempted,

@@ -66,7 +66,9 @@ def _of_job(job: Manifest, config: ClusterConfig) -> Iterator[Obstacle]:
         return
     if config.queue:
         yield Obstacle(
-            f"waiting in queue {config.queue} until Kueue admits the job", Prospect.PASSES
+            f"waiting in queue {config.queue} until Kueue admits the job; why not yet, say "
+            f"kubectl get workloads -o wide and kubectl describe localqueue {config.queue}",
+            Prospect.PASSES,
         )
     else:
         yield Obstacle("the job is suspended: somebody has to resume it", Prospect.PASSES)

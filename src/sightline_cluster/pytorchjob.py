@@ -155,6 +155,8 @@ class PyTorchJobBackend:
         if found is None:
             if too_much := self._what_no_quota_allows():
                 raise UserError(too_much)
+            if self._config.queue:
+                self._refuse_a_queue_without_kueue()
             # Not our pod itself: another one takes over where it is killed, while the job goes on.
             if owner := self._api.owner():
                 self._manifest["metadata"]["ownerReferences"] = [owner]
@@ -213,6 +215,16 @@ class PyTorchJobBackend:
     def _what_no_quota_allows(self) -> str:
         # Beyond a whole quota, pods would wait for ever.
         return what_never_fits(self._api.quotas(), self._manifest, self._api.own_pod())
+
+    def _refuse_a_queue_without_kueue(self) -> None:
+        # Kueue suspends what is created with its label. Elsewhere the job would run at once.
+        made = self._api.try_to_create(self._manifest)
+        if not made["spec"].get("runPolicy", {}).get("suspend"):
+            raise UserError(
+                f"nothing here keeps a job in cluster.queue {self._config.queue}: install Kueue, "
+                "with its integration kubeflow.org/pytorchjob switched on (from 0.19 it is off), "
+                "or leave cluster.queue empty"
+            )
 
     # --- following ---
 

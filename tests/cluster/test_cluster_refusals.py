@@ -8,6 +8,7 @@ import time
 import uuid
 
 import pytest
+from conftest import kubectl
 
 SOON = {"startup_seconds": 15}
 
@@ -59,6 +60,14 @@ def test_quota_that_could_never_hold_the_job(launch, namespace):
     launcher = launch(cluster={"cpu": "100"}).wait(2)
     assert "quota sightline of namespace" in launcher.told
     assert "the job's 2 pods need 200" in launcher.told
+    assert namespace.left(launcher.run) == []
+
+
+def test_queue_that_nothing_keeps(launch, namespace):
+    if not kubectl("get", "crd", "localqueues.kueue.x-k8s.io", check=False).returncode:
+        pytest.skip("needs a cluster without Kueue")
+    launcher = launch(cluster={"queue": "sightline"}).wait(2)
+    assert "nothing here keeps a job in cluster.queue sightline: install Kueue" in launcher.told
     assert namespace.left(launcher.run) == []
 
 

@@ -30,6 +30,8 @@ class FakeApi:
         self.quotas = []
         self.refuse = None
         """A function of method and path that returns (status, message), or None."""
+        self.admit = lambda job: None
+        """What a webhook of the cluster does to a job that is created."""
         self.changed = threading.Condition()
         api = self
 
@@ -123,6 +125,7 @@ class FakeApi:
         if refused:
             _send(handler, refused[0], {"kind": "Status", "message": refused[1]})
         elif path == JOBS and method == "POST":
+            self.admit(body)
             name = body["metadata"]["name"]
             taken = name in self.jobs
             if not taken and not is_dry:

@@ -124,7 +124,7 @@ def test_events_of_pods_that_were_made_after_all_are_old_news():
 
 def test_suspended_job_waits_in_its_queue():
     found = obstacle_of(job_=job(suspend=True), queue="vision")
-    assert found.text == "waiting in queue vision until Kueue admits the job"
+    assert found.text.startswith("waiting in queue vision until Kueue admits the job; why not yet")
     assert found.prospect is Prospect.PASSES
 
 

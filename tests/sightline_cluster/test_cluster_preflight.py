@@ -97,3 +97,16 @@ def test_environment_without_the_clusters_client_is_told(task, monkeypatch):
     monkeypatch.setitem(sys.modules, "sightline_cluster.api", None)
     with pytest.raises(UserError, match=r"is not installed: pip install 'sightline\[cluster\]'"):
         check_tasks([task()], ClusterConfig())
+
+
+def test_queue_that_nothing_keeps_is_told_before_anything_is_made(api, run, task):
+    assert "nothing here keeps a job in cluster.queue vision" in run(
+        "--set", "cluster.queue=vision"
+    )
+    assert api.jobs == {}
+
+
+def test_queue_that_kueue_keeps_is_one_that_it_suspends_jobs_in(api, task):
+    # As its webhook of PyTorchJobs does with those that bear a queue's label.
+    api.admit = lambda job: job["spec"]["runPolicy"].update(suspend=True)
+    check_tasks([task()], ClusterConfig(queue="vision"))
