@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -75,6 +76,7 @@ class PyTorchJobBackend:
         self._is_creating = False
         self._earlier_restarts = 0
         self._restarts = 0
+        self._endings_told = 0
         self._stuck_since: float | None = None
         self._stuck_because = ""
 
@@ -308,7 +310,13 @@ class PyTorchJobBackend:
         if restarts == self._restarts:
             return
         self._restarts = restarts
-        last = self._last_ending(lambda ending: ending.code != 0)
+        # A worker that goes takes the others along: what the cluster did to one is the reason.
+        new = list(self._pods.endings().values())[self._endings_told :]
+        self._endings_told += len(new)
+        last = next(
+            (ending for ending in reversed(new) if ending.reason in ("OOMKilled", "Evicted")),
+            self._last_ending(lambda ending: ending.code != 0),
+        )
         why = f" ({self._words(last)})" if last else ""
         left = self._config.restarts - restarts
         if left < 0:
@@ -348,7 +356,8 @@ class PyTorchJobBackend:
         message = ending.message or (log.complaint if log else "")
         if ending.reason == "OOMKilled":
             message = f"it needs more than cluster.memory {self._config.memory}"
-        elif "ephemeral" in message or "EmptyDir" in message:
+        elif ending.reason == "Evicted" and re.search("exceed(s|ed) .*limit", message):
+            # Of its scratch, or of that and its log; /dev/shm cannot grow beyond its size.
             message = f"it needs more than cluster.scratch {self._config.scratch} ({message})"
         told = message.removeprefix(f"{self._task.step}: ") or "it said nothing; see its log above"
         return f"{ending}: {told}"

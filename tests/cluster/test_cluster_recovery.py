@@ -121,3 +121,11 @@ def test_worker_that_is_told_to_end_before_it_listens_ends_at_once(namespace):
         assert found == "143"  # of SIGTERM; 137 would be SIGKILL, after the time for a checkpoint
     finally:
         namespace.kubectl("delete", "pod", name, "--wait=false")
+
+
+@pytest.mark.long
+def test_worker_that_outgrows_its_scratch_is_told_by_name(launch, namespace):
+    # Its node looks every 10 s at what volumes hold; the worker lives longer than that.
+    launcher = launch(epochs=400, cluster={"scratch": "16Ki", "restarts": 0}).wait(1)
+    assert "it needs more than cluster.scratch 16Ki" in launcher.told.splitlines()[-1]
+    namespace.wait_until_nothing_is_left(launcher.run)

@@ -103,6 +103,45 @@ def test_worker_killed_for_its_memory_is_told_what_to_raise(api, backend):
         ours.follow()
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            'Usage of EmptyDir volume "scratch" exceeds the limit "3Gi". ',
+            r"137 \(Evicted\): it needs more than cluster.scratch 3Gi \(Usage of EmptyDir volume",
+        ),
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 4Gi. ",
+            "more than cluster.scratch 3Gi",
+        ),
+        (
+            'Container pytorch exceeded its local ephemeral storage limit "4Gi". ',
+            "more than cluster.scratch 3Gi",
+        ),
+        (
+            "The node was low on resource: ephemeral-storage. Threshold quantity: 9Gi, available: "
+            "8Gi. Container pytorch was using 2Gi, request is 1Gi, has larger consumption of "
+            "ephemeral-storage. ",
+            r"137 \(Evicted\): The node was low on resource",
+        ),
+    ],
+)
+def test_evicted_worker_is_told_by_its_nodes_words_and_what_to_raise(api, backend, message, told):
+    # As kubelet 1.34 leaves the pod: its process had words of its own, and they do not matter.
+    ours = backend(restarts=0, scratch="3Gi")
+    ours.submit()
+    ended = {"exitCode": 137, "reason": "Error", "message": "W1127 received 15 death signal"}
+    why = {"phase": "Failed", "reason": "Evicted", "message": message}
+    api.set_pod("one", {"terminated": ended}, **why)
+    soon(
+        # It takes the other one along, whose end comes last.
+        lambda: api.set_pod("other", {"terminated": {"exitCode": 143}}, name="job-worker-1"),
+        lambda: api.set_pod("two", {"running": {}}),
+    )
+    with pytest.raises(JobFailedError, match=told):
+        ours.follow()
+
+
 def test_restarts_are_counted_on_the_job_and_end_with_the_budget(api, backend, capfd):
     ours = backend(restarts=1)
     ours.submit()
