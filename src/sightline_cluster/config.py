@@ -74,7 +74,7 @@ class ClusterConfig(StepConfig):
 
     scratch: Quantity = "64Gi"
     """Size limit of /tmp, the only place that a worker may write to; a worker that exceeds it is
-    evicted. Step detect copies its images there: keep it above `max_local_gib`."""
+    evicted. Step detect copies its images there: less than its `max_local_gib` is refused."""
 
     node_selector: Pairs = ()
     """Labels that a node must have, each as name=value."""

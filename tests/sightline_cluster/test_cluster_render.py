@@ -277,3 +277,18 @@ def test_quantities_that_kubernetes_does_not_take_are_refused(values):
 )
 def test_quantities_of_kubernetes_are_taken(values):
     ClusterConfig(**values)
+
+
+def test_images_that_may_outgrow_the_scratch_are_refused(task):
+    small = ClusterConfig(scratch="32Gi")
+    with pytest.raises(UserError, match=r"detect may keep 50 GiB .* cluster.scratch 32Gi.*: lower"):
+        render_pytorchjob(task("detect"), small)
+    with pytest.raises(UserError, match="may keep 32 GiB"):
+        render_pytorchjob(task("detect", max_local_gib=32), small)
+    render_pytorchjob(task("detect", max_local_gib=31.5), small)
+    render_pytorchjob(task("finetune"), small)
+
+
+def test_detection_without_images_needs_no_room_for_them():
+    uris = {"dataset_uri": "", "encoder_uri": "", "out_uri": "s3://b/runs/r/detect"}
+    render_pytorchjob(make_task("detect", uris, {}, {}), ClusterConfig(scratch="1Gi"))
