@@ -76,11 +76,12 @@ images: ## Build the container images train, detect and launch, and print their 
 test-images: $(READY) ## Check the built images: user, contents, a read-only root
 	DOCKER=$(DOCKER) $(RUN) -m pytest tests/built_images
 
-scan: $(READY) ## Scan the Dockerfile, every overlay and the pods of jobs (checkov, hadolint)
+scan: $(READY) ## Scan the Dockerfile, every overlay, the example and the pods of jobs (checkov, hadolint)
 	test -x build/scanners/bin/checkov || { $(PYTHON) -m venv build/scanners && build/scanners/bin/pip install $(QUIET) $(SCANNERS); }
 	rm -rf build/manifests && mkdir build/manifests
 	for overlay in dev gpu kueue; do kubectl kustomize k8s/overlays/$$overlay > build/manifests/$$overlay.yaml || exit 1; done
 	$(RUN) k8s/pods_of_jobs.py > build/manifests/pods.yaml
+	cp k8s/examples/*.yaml build/manifests
 	build/scanners/bin/hadolint images/Dockerfile
 	build/scanners/bin/checkov --config-file .checkov.yaml --directory build/manifests
 	build/scanners/bin/checkov --config-file .checkov.yaml --file images/Dockerfile

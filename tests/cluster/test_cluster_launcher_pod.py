@@ -6,62 +6,37 @@ import re
 import time
 import uuid
 
-from conftest import SETTINGS
+import pytest
+import yaml
+from conftest import ROOT, SETTINGS
 
 from components.pretrain import pretrain
 from sightline.storage import fetch_artifacts
-from sightline_cluster.images import LAUNCH
+
+EXAMPLE = ROOT / "k8s" / "examples" / "launcher-job.yaml"
 
 
 def launcher_job(name, arguments):
-    """Return a Job whose pod is the launcher, as restricted as the workers are."""
-    container = {
-        "name": "launcher",
-        "image": LAUNCH,
-        "command": ["sightline-cluster", "run", *arguments],
-        "envFrom": [{"secretRef": {"name": "sightline-s3"}}],
-        "env": [
-            {
-                "name": "SIGHTLINE_S3_ENDPOINT_URL",
-                "value": os.environ["TESTBED_S3_ENDPOINT_IN_CLUSTER"],
-            }
-        ],
-        "resources": {
-            "requests": {"cpu": "100m", "memory": "256Mi"},
-            "limits": {"cpu": "500m", "memory": "256Mi"},
-        },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
-    }
-    labels = {
-        "app.kubernetes.io/part-of": "sightline",
-        "app.kubernetes.io/component": "launcher",
-    }
-    pod = {
-        "serviceAccountName": "sightline-launcher",
-        "automountServiceAccountToken": True,
-        "restartPolicy": "Never",
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 10001,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": [{"name": "scratch", "emptyDir": {"sizeLimit": "1Gi"}}],
-    }
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name},
-        "spec": {
-            "backoffLimit": 3,
-            "template": {"metadata": {"labels": labels}, "spec": pod},
-        },
-    }
+    """Return k8s/examples/launcher-job.yaml with another name, other arguments, and our bucket."""
+    job = yaml.safe_load(EXAMPLE.read_text())
+    del job["metadata"]["namespace"]
+    job["metadata"]["name"] = name
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    container["args"] = arguments
+    (endpoint,) = container["env"]
+    endpoint["value"] = os.environ["TESTBED_S3_ENDPOINT_IN_CLUSTER"]
+    return job
+
+
+@pytest.mark.parametrize("change", [{}, {"nonsense": 1}])
+def test_example_is_what_the_cluster_takes(namespace, change):
+    job = yaml.safe_load(EXAMPLE.read_text())
+    job["metadata"]["namespace"] = namespace.name
+    job["spec"] |= change
+    asked = ["create", "--dry-run=server", "--validate=strict", "-f", "-"]
+    done = namespace.kubectl(*asked, input=json.dumps(job), check=False)
+    assert (done.returncode == 0) == (not change), done.stderr
+    assert "PodSecurity" not in done.stderr  # which a Job is only warned of
 
 
 def test_launcher_pod_that_is_killed_is_followed_by_one_that_finds_the_job(
@@ -183,7 +158,7 @@ def test_step_of_a_pipeline_that_is_terminated_deletes_its_job(namespace, bucket
     command = [told if word == "{{$}}" else word for word in [*step.command, *step.args]]
     pod = launcher_job(name, [])["spec"]["template"]
     (container,) = pod["spec"]["containers"]
-    container["command"] = ["python3", "-c", ARGO, *command]
+    container |= {"command": ["python3", "-c", ARGO, *command], "args": []}
     container["env"].append({"name": "KFP_POD_NAME", "value": name})
     metadata = {**pod["metadata"], "name": name}
     namespace.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]})
