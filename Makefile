@@ -6,6 +6,8 @@ DEMO ?= demo-out
 
 # Images: another base (official, a mirror's, with CUDA), or flags such as --network=host.
 BASE ?= python:3.11-slim-bookworm
+BASE_LABELS = --label org.opencontainers.image.base.name=$(firstword $(subst @, ,$(BASE))) \
+  $(patsubst %,--label org.opencontainers.image.base.digest=%,$(word 2,$(subst @, ,$(BASE))))
 DOCKER ?= docker
 BUILD_FLAGS ?=
 IMAGES := train detect launch
@@ -63,9 +65,10 @@ docs: $(READY) ## Write docs/settings.md from the settings classes
 	$(RUN) -m pipelines.settings_page > docs/settings.md
 
 images: ## Build the container images train, detect and launch, and print their sizes
+	DOCKER_BUILDKIT=1 $(DOCKER) build --help 2> /dev/null | grep -q -e --secret || { echo "images: BuildKit is needed, and '$(DOCKER) build' has none: install Docker's buildx (docker-buildx or docker-buildx-plugin), or name another engine by DOCKER=..." >&2; exit 1; }
 	for image in $(IMAGES); do \
 	  DOCKER_BUILDKIT=1 $(DOCKER) build --quiet $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) \
-	    --build-arg REVISION=$$(git rev-parse HEAD 2> /dev/null || echo unknown) \
+	    --build-arg REVISION=$$(git rev-parse HEAD 2> /dev/null || echo unknown) $(BASE_LABELS) \
 	    --file images/Dockerfile --target $$image --tag sightline/$$image-python:$(VERSION) . > /dev/null || exit 1; \
 	  $(DOCKER) image inspect --format "{{index .RepoTags 0}}  {{.Size}} bytes" sightline/$$image-python:$(VERSION); \
 	done
@@ -73,11 +76,12 @@ images: ## Build the container images train, detect and launch, and print their 
 test-images: $(READY) ## Check the built images: user, contents, a read-only root
 	DOCKER=$(DOCKER) $(RUN) -m pytest tests/built_images
 
-scan: $(READY) ## Scan the Dockerfile, every overlay and the pods of jobs (checkov, hadolint)
+scan: $(READY) ## Scan the Dockerfile, every overlay, the example and the pods of jobs (checkov, hadolint)
 	test -x build/scanners/bin/checkov || { $(PYTHON) -m venv build/scanners && build/scanners/bin/pip install $(QUIET) $(SCANNERS); }
 	rm -rf build/manifests && mkdir build/manifests
 	for overlay in dev gpu kueue; do kubectl kustomize k8s/overlays/$$overlay > build/manifests/$$overlay.yaml || exit 1; done
 	$(RUN) k8s/pods_of_jobs.py > build/manifests/pods.yaml
+	cp k8s/examples/*.yaml build/manifests
 	build/scanners/bin/hadolint images/Dockerfile
 	build/scanners/bin/checkov --config-file .checkov.yaml --directory build/manifests
 	build/scanners/bin/checkov --config-file .checkov.yaml --file images/Dockerfile

@@ -18,6 +18,8 @@ from sightline.storage import join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.storage.settings import StorageConfig, use_storage_settings
 from sightline_cluster.config import ClusterConfig
+from sightline_cluster.launch import check_tasks
+from sightline_cluster.task import make_task
 
 DATA = {
     "data_images": "images_uri",
@@ -109,7 +111,7 @@ def make_plan(
 
     Raises:
         SettingsError: If anything is refused, data is missing, or the run's folder already holds
-            results; all problems at once.
+            results; all problems at once. Then, if the cluster would not take the run's jobs.
         StorageUnavailableError: If an S3 server gives no answer.
     """
     problems = list(problems)
@@ -145,6 +147,8 @@ def make_plan(
     plan = Plan(_absolute(out), run_id, place, preset, configs, storage or StorageConfig(), cluster)
     if not problems:
         problems += _results_in_the_way(plan)
+    if not problems and cluster.backend != "local":
+        problems += _cluster_problems(plan)
     if problems:
         raise SettingsError("\n  ".join(["nothing was started:", *problems]), problems)
     return plan
@@ -291,6 +295,35 @@ def _results_in_the_way(plan: Plan) -> list[str]:
         f"run {plan.run_id} in {plan.out} already holds finished steps "
         f"({', '.join(finished)}), and results are never overwritten: choose another --run-id"
     ]
+
+
+def _cluster_problems(plan: Plan) -> list[str]:
+    """Ask the cluster for the run's jobs before prepare works for hours; nothing is made."""
+    dataset = join_uri(plan.out, "datasets", "0")  # prepare has yet to give them addresses
+    encoder = {"encoder_uri": join_uri(plan.run_uri, "pretrain")}
+    initial_weights = plan.data.get("data_initial_weights", "")
+    reads = {
+        "pretrain": {"dataset_uri": dataset, "initial_weights_uri": initial_weights},
+        "finetune": {**encoder, "dataset_uri": plan.data["data_labels"] and dataset},
+        "detect": {**encoder, "dataset_uri": plan.data["data_boxes"] and dataset},
+    }
+    storage = plan.storage.model_dump(exclude_defaults=True)
+    try:
+        check_tasks(
+            [
+                make_task(
+                    step,
+                    {**uris, "out_uri": join_uri(plan.run_uri, step)},
+                    plan.configs[step].to_json(),
+                    storage,
+                )
+                for step, uris in reads.items()
+            ],
+            plan.cluster,
+        )
+    except UserError as error:
+        return [f"cluster: {error}"]
+    return []
 
 
 def _absolute(uri: str) -> str:

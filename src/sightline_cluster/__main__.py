@@ -77,7 +77,10 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _render(argv: Sequence[str]) -> int:
-    manifest = render_pytorchjob(*_read(argv))
+    task, config = _read(argv)
+    manifest = render_pytorchjob(task, config)
+    if config.namespace:  # else it goes where kubectl is
+        manifest["metadata"]["namespace"] = config.namespace
     print(yaml.safe_dump(manifest, sort_keys=False), end="")
     return _DONE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import urllib3
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.utils.quantity import parse_quantity
 
 from sightline.config import UserError
 from sightline_cluster.render import API_VERSION, KIND, PLURAL, Manifest
@@ -71,6 +73,18 @@ class Api:
         found: Manifest = self._ask(self._pair[1], "GET", self._jobs(name))
         return found
 
+    def try_to_create(self, job: Manifest) -> Manifest:
+        """Return a job as it would be if it were created now; it is not.
+
+        Raises:
+            UserError: If it would be refused.
+            ApiAwayError: If another try may help.
+        """
+        answer: Manifest = self._ask(
+            self._others, "POST", self._jobs(), [("dryRun", "All")], body=job
+        )
+        return answer
+
     def delete(self, name: str, wait_for_pods: bool = False) -> bool:
         """Delete a job, and with it its pods; say whether there was one."""
         policy = "Foreground" if wait_for_pods else "Background"
@@ -121,19 +135,23 @@ class Api:
             found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
         )
 
+    def own_pod(self) -> Manifest | None:
+        """Return the pod that this process runs in; None, if in none, or in another namespace."""
+        if not self._own_pod:
+            return None
+        query = [("fieldSelector", f"metadata.name={self._own_pod}")]
+        return next(iter(self._items(self._core("pods"), query)), None)
+
     def owner(self) -> Manifest | None:
         """Return what this process's pod belongs to, as a reference; None, if to nothing.
 
         That is the Workflow of a pipeline's run, or the Job that makes launchers anew: it is there
         while pods come and go.
         """
-        if not self._own_pod:
-            return None
-        query = [("fieldSelector", f"metadata.name={self._own_pod}")]
-        for pod in self._items(self._core("pods"), query):
-            for reference in pod["metadata"].get("ownerReferences", []):
-                if reference.get("controller"):
-                    return {name: reference[name] for name in ("apiVersion", "kind", "name", "uid")}
+        pod = self.own_pod()
+        for reference in pod["metadata"].get("ownerReferences", []) if pod else []:
+            if reference.get("controller"):
+                return {name: reference[name] for name in ("apiVersion", "kind", "name", "uid")}
         return None
 
     def quotas(self) -> list[Manifest]:
@@ -232,6 +250,11 @@ def connect(namespace: str = "") -> Api:
     # Ours to try again, with words: the client's own three tries are silent.
     configuration.retries = urllib3.Retry(total=0)
     return Api(configuration, namespace or own, own_pod)
+
+
+def amount(quantity: str) -> Fraction:
+    """Return the number that a quantity of Kubernetes, such as 500m or 8Gi, stands for."""
+    return Fraction(parse_quantity(quantity))
 
 
 def explain(error: Exception, namespace: str) -> Exception:

@@ -74,7 +74,7 @@ class ClusterConfig(StepConfig):
 
     scratch: Quantity = "64Gi"
     """Size limit of /tmp, the only place that a worker may write to; a worker that exceeds it is
-    evicted. Step detect copies its images there: keep it above `max_local_gib`."""
+    evicted. Step detect copies its images there: less than its `max_local_gib` is refused."""
 
     node_selector: Pairs = ()
     """Labels that a node must have, each as name=value."""
@@ -83,7 +83,8 @@ class ClusterConfig(StepConfig):
     """Taints of nodes to accept, each as key[=value][:effect]."""
 
     queue: Name = ""
-    """Kueue's LocalQueue that admits the job; empty: none."""
+    """Kueue's LocalQueue that admits the job; empty: none. Refused where no Kueue takes
+    PyTorchJobs, since the job would not wait its turn there."""
 
     restarts: Annotated[int, Field(ge=0, le=1000)] = 10
     """How often workers may be started again from the last checkpoint, after they were preempted,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
+from sightline.config import UserError
 from sightline_cluster.backends import make_backend
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.task import Task
@@ -27,3 +29,24 @@ def run_task(task: Task, config: ClusterConfig) -> dict[str, Any]:
             stack.enter_context(cancelled_with_us(backend, config))
         backend.submit()
         return backend.follow()
+
+
+def check_tasks(tasks: Iterable[Task], config: ClusterConfig) -> None:
+    """Ask the cluster whether it would take these tasks' jobs; nothing is made there.
+
+    Raises:
+        UserError: If it would not, in the words of `run_task`, or gives no answer.
+    """
+    try:
+        from sightline_cluster.api import ApiAwayError, connect
+        from sightline_cluster.pytorchjob import PyTorchJobBackend
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed: pip install 'sightline[cluster]'"
+        ) from None
+    api = connect(config.namespace)
+    try:
+        for task in tasks:
+            PyTorchJobBackend(task, config, api).check()
+    except ApiAwayError as error:
+        raise UserError(f"{error}: start that cluster, or set KUBECONFIG to another's") from None

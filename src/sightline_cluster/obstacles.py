@@ -26,6 +26,8 @@ class Obstacle:
 
     text: str
     prospect: Prospect
+    is_quota: bool = False
+    """Whether a quota of the namespace is what is in the way."""
 
 
 _PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable")
@@ -64,7 +66,9 @@ def _of_job(job: Manifest, config: ClusterConfig) -> Iterator[Obstacle]:
         return
     if config.queue:
         yield Obstacle(
-            f"waiting in queue {config.queue} until Kueue admits the job", Prospect.PASSES
+            f"waiting in queue {config.queue} until Kueue admits the job; why not yet, say "
+            f"kubectl get workloads -o wide and kubectl describe localqueue {config.queue}",
+            Prospect.PASSES,
         )
     else:
         yield Obstacle("the job is suspended: somebody has to resume it", Prospect.PASSES)
@@ -137,7 +141,7 @@ def _of_missing_pods(events: list[Manifest]) -> Iterator[Obstacle]:
     message = _one_line(refusals[-1].get("message", ""))
     message = message.removeprefix("Error creating: ")
     if "exceeded quota" in message:
-        yield Obstacle(f"waiting for room in the namespace's quota: {message}", Prospect.PASSES)
+        yield Obstacle(_full_quota(message), Prospect.PASSES, is_quota=True)
     elif "PodSecurity" in message or "violates" in message:
         yield Obstacle(
             f"the namespace's pod security refuses the workers: {message}", Prospect.REFUSED
@@ -150,6 +154,23 @@ def _of_missing_pods(events: list[Manifest]) -> Iterator[Obstacle]:
         )
     else:
         yield Obstacle(f"the cluster refuses the workers: {message}", Prospect.LASTS)
+
+
+def _full_quota(message: str) -> str:
+    """Say of a full quota what one pod more needs, what is used, and what there is."""
+    told = re.search(
+        r"exceeded quota: (\S+), requested: (\S+), used: (\S+), limited: (\S+)", message
+    )
+    if told is None:
+        return f"waiting for room in the namespace's quota: {message}"
+    needed, used, hard = (
+        dict(pair.split("=", 1) for pair in part.split(",")) for part in told.groups()[1:]
+    )
+    amounts = ", ".join(
+        f"{name} {amount} ({used.get(name)} of {hard.get(name)} are used)"
+        for name, amount in needed.items()
+    )
+    return f"waiting for room in quota {told[1]}, until other pods end: one more needs {amounts}"
 
 
 def _one_line(text: str) -> str:

@@ -129,12 +129,13 @@ def has_started(pod: Manifest) -> bool:
 def _ending(pod: Manifest) -> Ending | None:
     name, status = pod["metadata"]["name"], pod.get("status", {})
     ended = container_state(pod).get("terminated")
-    if ended is not None:
-        message = " ".join(str(ended.get("message", "")).split())
-        return Ending(name, ended["exitCode"], ended.get("reason", ""), message)
-    if status.get("phase") == "Failed":
-        return Ending(name, None, status.get("reason", ""), status.get("message", ""))
-    return None
+    if ended is None and status.get("phase") != "Failed":
+        return None
+    code = None if ended is None else ended["exitCode"]
+    # Why the pod had to go, as by an eviction, is more than what its process said on the way out.
+    why = status if ended is None or status.get("reason") else ended
+    message = " ".join(str(why.get("message") or "").split())
+    return Ending(name, code, why.get("reason", ""), message)
 
 
 def quietly_patch(api: Api, job: str, annotations: dict[str, str]) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from sightline.config import UserError
-from sightline.storage import NotFoundError, fetch_artifacts
-from sightline.storage.artifacts import read_json
+from sightline.storage import NotFoundError, fetch_artifacts, open_storage
+from sightline.storage.artifacts import ARTIFACTS_FILE, read_json
 from sightline.telemetry import announce
 from sightline_cluster.api import (
     Api,
@@ -31,6 +31,7 @@ from sightline_cluster.config import ClusterConfig
 from sightline_cluster.logs import PodLog, print_line
 from sightline_cluster.obstacles import Prospect, condition, find_obstacles
 from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
+from sightline_cluster.quota import what_never_fits
 from sightline_cluster.render import (
     OUT_ANNOTATION,
     PLURAL,
@@ -75,6 +76,7 @@ class PyTorchJobBackend:
         self._is_creating = False
         self._earlier_restarts = 0
         self._restarts = 0
+        self._endings_told = 0
         self._stuck_since: float | None = None
         self._stuck_because = ""
 
@@ -82,6 +84,16 @@ class PyTorchJobBackend:
     def name(self) -> str:
         """The job's name."""
         return self._name
+
+    def check(self) -> None:
+        """Meet whatever `submit` would meet, and make nothing.
+
+        Raises:
+            UserError: If the cluster would refuse the job.
+            ApiAwayError: If the API gives no answer.
+        """
+        if self._ask_before() is None:
+            self._api.try_to_create(self._manifest)
 
     def submit(self) -> None:
         """Create the job, or find the one that an earlier launcher of the same task created.
@@ -143,7 +155,10 @@ class PyTorchJobBackend:
                 found = self._api.job(self._name)
         self._api.pods(self._name)
         if found is None:
-            self._refuse_what_no_quota_allows()
+            if too_much := self._what_no_quota_allows():
+                raise UserError(too_much)
+            if self._config.queue:
+                self._refuse_a_queue_without_kueue()
             # Not our pod itself: another one takes over where it is killed, while the job goes on.
             if owner := self._api.owner():
                 self._manifest["metadata"]["ownerReferences"] = [owner]
@@ -177,8 +192,12 @@ class PyTorchJobBackend:
                 f"({told}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "
                 "choose another run id"
             )
-        if condition(found, "Failed"):
-            self._say(f"job {self._name} has failed before; starting it anew")
+        why = "failed before" if condition(found, "Failed") else ""
+        # A worker whose store is not ours refuses to begin where its result is already.
+        if condition(found, "Succeeded") and not self._has_result():
+            why = f"succeeded before, and its result is no longer in {self._task.out_uri}"
+        if why:
+            self._say(f"job {self._name} has {why}; starting it anew")
             self._api.delete(self._name, wait_for_pods=True)
             self._wait_until_gone()
             return False
@@ -187,33 +206,27 @@ class PyTorchJobBackend:
         self._restarts = self._earlier_restarts = int(annotations.get(RESTARTS_ANNOTATION, 0))
         return True
 
+    def _has_result(self) -> bool:
+        return open_storage(self._task.out_uri).exists(ARTIFACTS_FILE)
+
     def _wait_until_gone(self) -> None:
         with contextlib.suppress(NoSuchJobError):
             while "deletionTimestamp" in self._api.job(self._name)["metadata"]:
                 time.sleep(_POLL_SECONDS)
 
-    def _refuse_what_no_quota_allows(self) -> None:
-        # Pods beyond a whole quota would wait for ever.
-        worker = self._manifest["spec"]["pytorchReplicaSpecs"]["Worker"]
-        resources = worker["template"]["spec"]["containers"][0]["resources"]
-        asked = {"pods": Fraction(worker["replicas"])}
-        for kind, quantities in resources.items():
-            for name, quantity in quantities.items():
-                asked[f"{kind}.{name}"] = worker["replicas"] * _number(quantity)
-                if kind == "requests":  # which is what a name alone means
-                    asked[name] = asked[f"{kind}.{name}"]
-        for quota in self._api.quotas():
-            spec = quota.get("spec", {})
-            if spec.get("scopes") or spec.get("scopeSelector"):
-                continue  # it is of some pods alone, such as those of a priority
-            for name, allowed in quota.get("status", {}).get("hard", {}).items():
-                if asked.get(name, Fraction(0)) > _number(allowed):
-                    raise UserError(
-                        f"quota {quota['metadata']['name']} of namespace {self._api.namespace} "
-                        f"allows {name} {allowed}, the job's {worker['replicas']} pods need "
-                        f"{float(asked[name]):g}: ask for less by cluster.cpu, cluster.memory, "
-                        "cluster.gpus or workers, or raise the quota"
-                    )
+    def _what_no_quota_allows(self) -> str:
+        # Beyond a whole quota, pods would wait for ever.
+        return what_never_fits(self._api.quotas(), self._manifest, self._api.own_pod())
+
+    def _refuse_a_queue_without_kueue(self) -> None:
+        # Kueue suspends what is created with its label. Elsewhere the job would run at once.
+        made = self._api.try_to_create(self._manifest)
+        if not made["spec"].get("runPolicy", {}).get("suspend"):
+            raise UserError(
+                f"nothing here keeps a job in cluster.queue {self._config.queue}: install Kueue, "
+                "with its integration kubeflow.org/pytorchjob switched on (from 0.19 it is off), "
+                "or leave cluster.queue empty"
+            )
 
     # --- following ---
 
@@ -274,6 +287,9 @@ class PyTorchJobBackend:
             if obstacle.text not in told:
                 told.add(obstacle.text)
                 self._say(obstacle.text)
+                # A quota may have become smaller since the job was made.
+                if obstacle.is_quota and (too_much := self._what_no_quota_allows()):
+                    self._give_up(too_much)
         lasting = [obstacle.text for obstacle in found if obstacle.prospect is Prospect.LASTS]
         if not lasting:
             self._stuck_since = None
@@ -294,7 +310,13 @@ class PyTorchJobBackend:
         if restarts == self._restarts:
             return
         self._restarts = restarts
-        last = self._last_ending(lambda ending: ending.code != 0)
+        # A worker that goes takes the others along: what the cluster did to one is the reason.
+        new = list(self._pods.endings().values())[self._endings_told :]
+        self._endings_told += len(new)
+        last = next(
+            (ending for ending in reversed(new) if ending.reason in ("OOMKilled", "Evicted")),
+            self._last_ending(lambda ending: ending.code != 0),
+        )
         why = f" ({self._words(last)})" if last else ""
         left = self._config.restarts - restarts
         if left < 0:
@@ -334,7 +356,8 @@ class PyTorchJobBackend:
         message = ending.message or (log.complaint if log else "")
         if ending.reason == "OOMKilled":
             message = f"it needs more than cluster.memory {self._config.memory}"
-        elif "ephemeral" in message or "EmptyDir" in message:
+        elif ending.reason == "Evicted" and re.search("exceed(s|ed) .*limit", message):
+            # Of its scratch, or of that and its log; /dev/shm cannot grow beyond its size.
             message = f"it needs more than cluster.scratch {self._config.scratch} ({message})"
         told = message.removeprefix(f"{self._task.step}: ") or "it said nothing; see its log above"
         return f"{ending}: {told}"
@@ -465,12 +488,6 @@ def _parent_of(process: int) -> int:
 
 def _ended(pods: Pods, uid: str) -> Any:
     return lambda: pods.has_ended(uid)
-
-
-def _number(quantity: str) -> Fraction:
-    from kubernetes.utils.quantity import parse_quantity
-
-    return Fraction(parse_quantity(quantity))
 
 
 def reap(

@@ -43,7 +43,7 @@ def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
     """Return the manifest of a task's job; the namespace is left to whoever submits it.
 
     Raises:
-        UserError: If the workers cannot be divided among pods.
+        UserError: If the workers cannot be divided among pods, or the step's files do not fit.
     """
     pods = pod_count(task, config)
     labels = labels_of(task)
@@ -159,7 +159,12 @@ def labels_of(task: Task) -> dict[str, str]:
 
 
 def render_pod(task: Task, config: ClusterConfig) -> Manifest:
-    """Return a worker's pod, as Pod Security `restricted` admits it."""
+    """Return a worker's pod, as Pod Security `restricted` admits it.
+
+    Raises:
+        UserError: If what the step may keep in its scratch would not fit there.
+    """
+    _require_scratch(task, config)
     spec: Manifest = {
         "serviceAccountName": config.service_account,
         "automountServiceAccountToken": False,
@@ -192,6 +197,16 @@ def render_pod(task: Task, config: ClusterConfig) -> Manifest:
     if config.image_pull_secret:
         spec["imagePullSecrets"] = [{"name": config.image_pull_secret}]
     return spec
+
+
+def _require_scratch(task: Task, config: ClusterConfig) -> None:
+    local_gib = getattr(task.config, "max_local_gib", 0)  # detect keeps its images as files
+    if task.has_data and local_gib and local_gib >= _amount(config.scratch) / 2**30:
+        raise UserError(
+            f"{task.step} may keep {local_gib:g} GiB of images (max_local_gib) in cluster.scratch "
+            f"{config.scratch}, and a worker that exceeds that is evicted: lower max_local_gib, or "
+            "raise cluster.scratch above it"
+        )
 
 
 def _container(task: Task, config: ClusterConfig) -> Manifest:

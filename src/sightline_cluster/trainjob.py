@@ -30,7 +30,7 @@ def render_trainjob(task: Task, config: ClusterConfig) -> tuple[Manifest, Manife
     job at once, any other is made anew, `restarts` times at most.
 
     Raises:
-        UserError: If the workers cannot be divided among pods.
+        UserError: If the workers cannot be divided among pods, or the step's files do not fit.
     """
     labels, name = labels_of(task), job_name(task)
     annotations = {OUT_ANNOTATION: task.out_uri}

@@ -98,8 +98,13 @@ def test_every_package_is_the_one_that_constraints_pin(facts):
 def test_image_says_what_it_is(name):
     config = json.loads(docker("image", "inspect", IMAGES[name]))[0]["Config"]
     labels = {
-        k.rpartition(".")[2]: v for k, v in config["Labels"].items() if ".opencontainers." in k
+        k.removeprefix("org.opencontainers.image."): v
+        for k, v in config["Labels"].items()
+        if ".opencontainers." in k
     }
+    digest = labels.pop("base.digest", "sha256:")  # where the base was named by one
+    assert digest.startswith("sha256:")
+    assert labels.pop("base.name")
     assert set(labels) == {"title", "description", "licenses", "version", "revision"}
     assert labels["version"] == IMAGES[name].partition(":")[2]
     assert ("AGPL" in labels["licenses"]) == (name == "detect")

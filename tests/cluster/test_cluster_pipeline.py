@@ -24,7 +24,7 @@ def test_pipeline_trains_on_the_cluster_from_images_to_a_report(namespace, bucke
         "pretrain": {"image_size": 32, "global_batch_size": 16, "epochs": 1},
         "evaluate": {"epochs": 2},
         "finetune": {"image_size": 32, "epochs": 1},
-        "detect": {"image_size_px": 64, "epochs": 1},
+        "detect": {"image_size_px": 64, "epochs": 1, "max_local_gib": 1},
         "cluster": cluster,
     }
     done = subprocess.run(

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import local_losses, require_equal, wait_for_pods
 
-from sightline.storage import fetch_artifacts
+from sightline.storage import fetch_artifacts, open_storage
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,16 @@ def test_no_secret_is_anywhere_but_in_its_secret(finished, namespace):
 def test_same_command_after_the_end_finds_the_result(finished, launch):
     again = launch(run=finished.run).wait()
     assert "found job" in again.told
+
+
+def test_same_command_starts_anew_where_its_result_was_removed(finished, launch, namespace):
+    open_storage(finished.out_uri).clear()  # the last test that looks at it
+    anew = launch(run=finished.run)
+    anew.wait_for("its result is no longer in")
+    anew.wait_for("submitted job")
+    anew.process.terminate()
+    anew.wait(143)
+    namespace.wait_until_nothing_is_left(anew.run)
 
 
 def test_launcher_that_was_killed_finds_its_job_again_and_others_are_refused(launch, namespace):
@@ -108,7 +118,8 @@ def test_full_quota_is_waited_for_and_told(launch, namespace):
         one = launch(epochs=40)
         wait_for_pods(namespace, one, 2)
         two = launch(epochs=40)
-        two.wait_for("waiting for room in the namespace's quota")
+        two.wait_for("waiting for room in quota full, until other pods end")
+        assert "one more needs limits.cpu 1 (3 of 3 are used)" in two.told
         one.process.terminate()
         one.wait(143)
         wait_for_pods(namespace, two, 2)

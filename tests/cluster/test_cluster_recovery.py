@@ -10,7 +10,9 @@ import json
 import os
 import shlex
 import subprocess
+import time
 import uuid
+from datetime import UTC, datetime
 
 import pytest
 from conftest import local_losses, require_equal, wait_for_pods
@@ -20,6 +22,9 @@ from sightline_cluster.render import render_pod
 from sightline_cluster.task import make_task
 
 EPOCHS = 4
+# As docs/cluster.md states them, for a busy node of two cores; idle ones need a fraction.
+GOES_ON_SECONDS = 180
+ANSWERS_AGAIN_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -58,26 +63,34 @@ def test_worker_that_is_lost_comes_back_and_learns_the_same(launch, namespace, u
     launcher.wait_for("epoch 2/")
     pods = namespace.get("pods", f"sightline.dev/run-id={launcher.run}")
     lose(namespace, next(p for p in pods if p["metadata"]["name"].endswith("-worker-1")))
-    launcher.wait_for("a worker was replaced")
+    lost = time.monotonic()
+    launcher.wait_for("a worker was replaced", seconds=GOES_ON_SECONDS)
+    replaced = time.monotonic()
+    launcher.wait_for("going on from checkpoint", seconds=GOES_ON_SECONDS)
+    print(f"replaced after {replaced - lost:.0f} s, goes on after {time.monotonic() - lost:.0f} s")
     launcher.wait()
-    assert "going on from checkpoint" in launcher.told
     require_equal(launcher.losses(), undisturbed)
     (job,) = namespace.get("pytorchjobs", f"sightline.dev/run-id={launcher.run}")
     assert int(job["metadata"]["annotations"]["sightline.dev/restarts"]) >= 1
 
 
-def test_api_server_that_restarts_is_waited_for(launch, namespace):
+def test_api_server_that_restarts_is_waited_for(launch, namespace, api_restarts):
     command = os.environ.get("SIGHTLINE_TEST_RESTART_API")
     if not command:
         pytest.skip("needs SIGHTLINE_TEST_RESTART_API")
     launcher = launch(epochs=60)
     launcher.wait_for("epoch 1/")
     # Never stopped halfway: everybody here needs the server back.
+    begin = datetime.now(UTC).isoformat()
     subprocess.run(shlex.split(command), check=True)
+    back = time.monotonic()
     launcher.wait_for("the job goes on, and we try again for 15 minutes")
-    launcher.wait_for("the cluster's API answers again after")
-    seen = launcher.told.count("epoch ")
-    launcher.wait_for("epoch ", times=seen + 1)
+    launcher.wait_for("the cluster's API answers again after", seconds=ANSWERS_AGAIN_SECONDS)
+    seen, answered = launcher.told.count("epoch "), time.monotonic()
+    launcher.wait_for("epoch ", times=seen + 1, seconds=ANSWERS_AGAIN_SECONDS)
+    followed = time.monotonic()
+    print(f"answered {answered - back:.0f} s after its start, log after {followed - back:.0f} s")
+    api_restarts.append((begin, datetime.now(UTC).isoformat()))
     launcher.process.terminate()
     launcher.wait(143)
     namespace.wait_until_nothing_is_left(launcher.run)
@@ -118,3 +131,11 @@ def test_worker_that_is_told_to_end_before_it_listens_ends_at_once(namespace):
         assert found == "143"  # of SIGTERM; 137 would be SIGKILL, after the time for a checkpoint
     finally:
         namespace.kubectl("delete", "pod", name, "--wait=false")
+
+
+@pytest.mark.long
+def test_worker_that_outgrows_its_scratch_is_told_by_name(launch, namespace):
+    # Its node looks every 10 s at what volumes hold; the worker lives longer than that.
+    launcher = launch(epochs=400, cluster={"scratch": "16Ki", "restarts": 0}).wait(1)
+    assert "it needs more than cluster.scratch 16Ki" in launcher.told.splitlines()[-1]
+    namespace.wait_until_nothing_is_left(launcher.run)

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 
 import pytest
+from conftest import kubectl
 
 SOON = {"startup_seconds": 15}
 
@@ -61,9 +63,46 @@ def test_quota_that_could_never_hold_the_job(launch, namespace):
     assert namespace.left(launcher.run) == []
 
 
+def test_queue_that_nothing_keeps(launch, namespace):
+    if not kubectl("get", "crd", "localqueues.kueue.x-k8s.io", check=False).returncode:
+        pytest.skip("needs a cluster without Kueue")
+    launcher = launch(cluster={"queue": "sightline"}).wait(2)
+    assert "nothing here keeps a job in cluster.queue sightline: install Kueue" in launcher.told
+    assert namespace.left(launcher.run) == []
+
+
 def test_namespace_that_is_not_there(launch):
     launcher = launch(cluster={"namespace": "none-such"}).wait(2)
     assert "bind the role sightline-launcher of k8s/base" in launcher.told
+
+
+@pytest.mark.parametrize(
+    ("account", "values", "told"),
+    [
+        ("sightline-launcher", {"namespace": "none-such"}, "bind the role sightline-launcher"),
+        ("sightline-trainer", {}, "bind the role sightline-launcher"),
+        ("sightline-launcher", {"cpu": "100"}, "quota sightline of namespace"),
+    ],
+)
+def test_pipeline_is_refused_before_its_first_step(
+    namespace, bucket, dataset, account, values, told
+):
+    run = f"t{uuid.uuid4().hex[:8]}"
+    place = ["--images", dataset, "--out", f"{bucket}/out", "--run-id", run]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pipelines", "run", "--backend", "pytorchjob", *place),
+            *("--settings", json.dumps({"cluster": values})),
+        ],
+        env={**os.environ, "KUBECONFIG": str(namespace.kubeconfig(account))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "nothing was started" in done.stderr
+    assert told in done.stderr
+    assert namespace.left(run) == []
 
 
 def test_account_without_rights(launch, namespace):

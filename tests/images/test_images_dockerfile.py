@@ -1,4 +1,5 @@
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,47 @@ def test_ultralytics_is_in_one_image_alone():
     assert [image for image, names in lists.items() if "ultralytics" in names] == ["detect"]
     assert "torch" not in lists["launch"]
     assert "kubeflow-training" in lists["launch"]
+
+
+def make_images(tmp_path, builder, *arguments):
+    """Run `make images` with an engine whose `build` is a shell script."""
+    engine = tmp_path / "engine"
+    engine.write_text(f"#!/bin/sh\n{builder}\n")
+    engine.chmod(0o755)
+    return subprocess.run(
+        ["make", "images", f"DOCKER={engine}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_engine_without_buildkit_is_told_before_anything_is_built(tmp_path):
+    # As a docker without buildx does: an error to stderr, no help.
+    done = make_images(tmp_path, 'echo "buildx is missing" >&2; exit 1')
+    assert done.returncode != 0
+    assert done.stderr.startswith("images: BuildKit is needed, and '")
+    assert "docker-buildx" in done.stderr.splitlines()[0]
+    done = make_images(tmp_path, "exit 1", "DOCKER=none-such")
+    assert done.stderr.startswith("images: BuildKit is needed, and 'none-such build' has none")
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("python:3.11-slim-bookworm", ["base.name=python:3.11-slim-bookworm"]),
+        ("mirror:5000/python:3.11", ["base.name=mirror:5000/python:3.11"]),
+        ("python@sha256:4f5e", ["base.name=python", "base.digest=sha256:4f5e"]),
+    ],
+)
+def test_images_say_what_they_are_built_on(tmp_path, base, told):
+    calls = tmp_path / "calls"
+    builder = f'if [ "$2" = --help ]; then echo --secret; else echo "$@" >> {calls}; fi'
+    assert make_images(tmp_path, builder, f"BASE={base}").returncode == 0
+    builds = [line for line in calls.read_text().splitlines() if line.startswith("build ")]
+    assert len(builds) == len(IMAGES)
+    for line in builds:
+        words = line.split()
+        labels = [words[i + 1] for i, word in enumerate(words) if word == "--label"]
+        assert labels == [f"org.opencontainers.image.{label}" for label in told]
+        assert f"BASE={base}" in words

@@ -165,3 +165,31 @@ def test_images_page_names_the_image_of_every_step():
             if f"base_image=images.{constant}" in path.read_text():
                 declared[path.stem] = getattr(images, constant).partition(":")[0]
     assert told == declared
+
+
+def test_example_launcher_is_let_through_by_the_base():
+    from sightline_cluster.images import LAUNCH
+
+    (job,) = documents(K8S / "examples" / "launcher-job.yaml")
+    assert job["metadata"]["namespace"] == one("Namespace", "sightline")["metadata"]["name"]
+    template = job["spec"]["template"]
+    labels, pod = template["metadata"]["labels"], template["spec"]
+    for name in ("launcher", "store"):
+        selected = one("NetworkPolicy", name)["spec"]["podSelector"]["matchLabels"]
+        assert selected.items() <= labels.items(), name
+    (subject,) = one("RoleBinding", "sightline-launcher")["subjects"]
+    assert pod["serviceAccountName"] == subject["name"]
+    assert pod["automountServiceAccountToken"] is True  # its account's default is none
+    (container,) = pod["containers"]
+    assert container["image"] == LAUNCH
+
+
+def test_example_launchers_arguments_are_those_it_takes(capsys):
+    from sightline_cluster.__main__ import main
+
+    (job,) = documents(K8S / "examples" / "launcher-job.yaml")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["sightline-cluster", "run"]
+    assert main(["render", *container["args"]]) == 0
+    rendered = yaml.safe_load(capsys.readouterr().out)
+    assert rendered["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 2

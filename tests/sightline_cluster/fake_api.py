@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 JOBS = "/apis/kubeflow.org/v1/namespaces/team/pytorchjobs"
 PODS = "/api/v1/namespaces/team/pods"
+QUOTAS = "/api/v1/namespaces/team/resourcequotas"
 
 
 class FakeApi:
@@ -29,6 +30,8 @@ class FakeApi:
         self.quotas = []
         self.refuse = None
         """A function of method and path that returns (status, message), or None."""
+        self.admit = lambda job: None
+        """What a webhook of the cluster does to a job that is created."""
         self.changed = threading.Condition()
         api = self
 
@@ -104,10 +107,10 @@ class FakeApi:
             self.pods = [p for p in self.pods if p["metadata"]["name"] != name] + [pod]
             self.changed.notify_all()
 
-    def wait_for(self, method, path):
+    def wait_for(self, method, path, times=1):
         """Wait until a request was made."""
         deadline = time.monotonic() + 30
-        while not any(m == method and p.startswith(path) for m, p in self.requests):
+        while sum(m == method and p.startswith(path) for m, p in self.requests) < times:
             assert time.monotonic() < deadline, self.requests
             time.sleep(0.01)
 
@@ -116,14 +119,16 @@ class FakeApi:
         length = int(handler.headers.get("Content-Length") or 0)
         body = json.loads(handler.rfile.read(length)) if length else None
         self.ports.append(handler.client_address[1])
-        self.requests.append((method, path))
+        is_dry = "dryRun=All" in query
+        self.requests.append(("dry run" if is_dry else method, path))
         refused = self.refuse and self.refuse(method, path)
         if refused:
             _send(handler, refused[0], {"kind": "Status", "message": refused[1]})
         elif path == JOBS and method == "POST":
+            self.admit(body)
             name = body["metadata"]["name"]
             taken = name in self.jobs
-            if not taken:
+            if not taken and not is_dry:
                 self.jobs[name] = body
             _send(handler, 409 if taken else 201, body)
         elif path == JOBS:

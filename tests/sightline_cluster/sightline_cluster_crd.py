@@ -1,8 +1,8 @@
 """The operators' own schemas, closed: a field that they do not know is refused.
 
-`pytorchjobs.kubeflow.org.json` is the openAPIV3Schema of Training Operator v1.9.4, the other two
-those of Trainer v2.3.0 (Apache-2.0, github.com/kubeflow/trainer, manifests/base/crds), without
-their descriptions.
+Without their descriptions, the openAPIV3Schema of: PyTorchJob in Training Operator v1.9.4, and the
+two of Trainer v2.3.0 (github.com/kubeflow/trainer, manifests/base/crds); LocalQueue v1beta2 in
+Kueue v0.19.0 (github.com/kubernetes-sigs/kueue, config/components/crd/bases). All are Apache-2.0.
 """
 
 import json
@@ -12,6 +12,7 @@ import jsonschema
 
 FILES = {
     "PyTorchJob": "pytorchjobs.kubeflow.org.json",
+    "LocalQueue": "localqueues.kueue.x-k8s.io.json",
     "TrainJob": "trainjobs.trainer.kubeflow.org.json",
     "TrainingRuntime": "trainingruntimes.trainer.kubeflow.org.json",
 }

@@ -7,9 +7,10 @@ import threading
 import time
 
 import pytest
-from fake_api import JOBS, PODS, FakeApi
+from fake_api import JOBS, PODS, QUOTAS, FakeApi
 
 from sightline.config import UserError
+from sightline.storage import open_storage
 from sightline.storage.artifacts import new_artifacts, write_json
 from sightline_cluster.api import Api, connect
 from sightline_cluster.config import ClusterConfig
@@ -102,6 +103,45 @@ def test_worker_killed_for_its_memory_is_told_what_to_raise(api, backend):
         ours.follow()
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            'Usage of EmptyDir volume "scratch" exceeds the limit "3Gi". ',
+            r"137 \(Evicted\): it needs more than cluster.scratch 3Gi \(Usage of EmptyDir volume",
+        ),
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 4Gi. ",
+            "more than cluster.scratch 3Gi",
+        ),
+        (
+            'Container pytorch exceeded its local ephemeral storage limit "4Gi". ',
+            "more than cluster.scratch 3Gi",
+        ),
+        (
+            "The node was low on resource: ephemeral-storage. Threshold quantity: 9Gi, available: "
+            "8Gi. Container pytorch was using 2Gi, request is 1Gi, has larger consumption of "
+            "ephemeral-storage. ",
+            r"137 \(Evicted\): The node was low on resource",
+        ),
+    ],
+)
+def test_evicted_worker_is_told_by_its_nodes_words_and_what_to_raise(api, backend, message, told):
+    # As kubelet 1.34 leaves the pod: its process had words of its own, and they do not matter.
+    ours = backend(restarts=0, scratch="3Gi")
+    ours.submit()
+    ended = {"exitCode": 137, "reason": "Error", "message": "W1127 received 15 death signal"}
+    why = {"phase": "Failed", "reason": "Evicted", "message": message}
+    api.set_pod("one", {"terminated": ended}, **why)
+    soon(
+        # It takes the other one along, whose end comes last.
+        lambda: api.set_pod("other", {"terminated": {"exitCode": 143}}, name="job-worker-1"),
+        lambda: api.set_pod("two", {"running": {}}),
+    )
+    with pytest.raises(JobFailedError, match=told):
+        ours.follow()
+
+
 def test_restarts_are_counted_on_the_job_and_end_with_the_budget(api, backend, capfd):
     ours = backend(restarts=1)
     ours.submit()
@@ -144,6 +184,20 @@ def test_failed_job_of_an_earlier_launcher_is_replaced(api, backend):
     backend().submit()
     api.set_condition("Failed")
     backend().submit()
+    (job,) = api.jobs.values()
+    assert "status" not in job
+
+
+def test_succeeded_job_whose_result_was_removed_is_replaced(api, backend, capfd):
+    first = backend()
+    first.submit()
+    publish(first)
+    api.set_condition("Succeeded")
+    backend().submit()
+    assert "found job" in capfd.readouterr().out
+    open_storage(first._task.out_uri).clear()
+    backend().submit()
+    assert "its result is no longer in s3://" in capfd.readouterr().out
     (job,) = api.jobs.values()
     assert "status" not in job
 
@@ -202,12 +256,59 @@ def test_cluster_that_will_not_take_the_job_is_told_before_anything_is_made(
     assert "POST" not in {method for method, _ in api.requests}
 
 
+def quota(**hard):
+    return {"metadata": {"name": "small"}, "status": {"hard": hard}}
+
+
 def test_quota_that_could_never_hold_the_job_is_told_before_anything_is_made(api, backend):
-    hard = {"limits.cpu": "1500m", "pods": "10"}
-    api.quotas = [{"metadata": {"name": "small"}, "status": {"hard": hard}}]
-    with pytest.raises(UserError, match=r"quota small .* allows limits.cpu 1500m, .* need 2"):
+    api.quotas = [quota(**{"limits.cpu": "1500m", "pods": "10"})]
+    with pytest.raises(UserError, match=r"quota small .* allows limits.cpu 1500m, .* pod needs 2:"):
         backend(cpu="2").submit()
     assert api.jobs == {}
+
+
+def test_quota_that_never_holds_the_job_beside_its_launcher_is_told(api, backend):
+    container = {"resources": {"limits": {"cpu": "500m"}}}
+    api.own_pod = {"metadata": {"name": "launcher"}, "spec": {"containers": [container]}}
+    api.quotas = [quota(**{"limits.cpu": "2"})]
+    outside = backend(cpu="2")
+    reached = connect()
+    inside = Api(reached.configuration, reached.namespace, own_pod="launcher")
+    with pytest.raises(UserError, match=r"pod needs 2, and the launcher's own pod 0.5: ask for"):
+        PyTorchJobBackend(outside._task, outside._config, inside).submit()
+    assert api.jobs == {}
+    outside.submit()
+
+
+@pytest.mark.parametrize("hard", ["2", "1"])
+def test_quota_is_waited_for_while_it_is_full_and_given_up_when_it_is_too_small(
+    api, backend, capfd, hard
+):
+    ours = backend(cpu="2", startup_seconds=0)
+    ours.submit()
+    publish(ours)
+    full = "exceeded quota: small, requested: limits.cpu=2, used: limits.cpu=1, limited: limits.cpu"
+    api.events = [{"reason": "FailedCreatePod", "message": f"Error creating: {full}={hard}"}]
+    api.quotas = [quota(**{"limits.cpu": hard})]
+    soon(
+        lambda: None,
+        lambda: None,
+        lambda: None,
+        lambda: None,
+        lambda: None,
+        lambda: api.jobs and api.set_condition("Succeeded"),
+    )
+    if hard == "2":
+        soon(lambda: api.wait_for("GET", QUOTAS, times=2), lambda: api.set_condition("Succeeded"))
+        assert ours.follow()["final_loss_nats"] == 1.5
+        told = "one more needs limits.cpu 2 (1 of 2 are used)"
+        assert capfd.readouterr().out.count(told) == 1
+    else:
+        with pytest.raises(
+            UserError, match=r"was given up and deleted: quota small .* pod needs 2"
+        ):
+            ours.follow()
+        assert api.jobs == {}
 
 
 def test_what_lasts_ends_the_job_after_the_time_that_was_set(api, backend, capfd):
@@ -307,7 +408,8 @@ def test_job_belongs_to_what_the_launchers_pod_belongs_to(api, backend):
     workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "w", "uid": "1"}
     other = {"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "2"}
     owners = [other, {**workflow, "controller": True, "blockOwnerDeletion": True}]
-    api.own_pod = {"metadata": {"name": "launcher", "ownerReferences": owners}}
+    metadata = {"name": "launcher", "ownerReferences": owners}
+    api.own_pod = {"metadata": metadata, "spec": {"containers": [{"name": "launcher"}]}}
     outside = backend()
     outside.submit()
     assert "ownerReferences" not in api.jobs[outside.name]["metadata"]

@@ -14,7 +14,7 @@ SELECTOR = (
 FULL = "0/3 nodes are available: 1 node(s) had untolerated taint {gpu: }, 2 Insufficient cpu."
 QUOTA = (
     'Error creating: pods "job-worker-0" is forbidden: exceeded quota: sightline, requested: '
-    "limits.cpu=2, used: limits.cpu=4, limited: limits.cpu=4"
+    "limits.cpu=2,pods=1, used: limits.cpu=4,pods=2, limited: limits.cpu=4,pods=2"
 )
 SECURITY = (
     'Error creating: pods "job-worker-0" is forbidden: violates PodSecurity "restricted:latest": '
@@ -100,7 +100,13 @@ def test_full_nodes_pass_though_some_would_never_do():
 @pytest.mark.parametrize(
     ("message", "prospect", "told"),
     [
-        (QUOTA, Prospect.PASSES, "waiting for room in the namespace's quota: pods"),
+        (
+            QUOTA,
+            Prospect.PASSES,
+            "waiting for room in quota sightline, until other pods end: one more needs "
+            "limits.cpu 2 (4 of 4 are used), pods 1 (2 of 2 are used)",
+        ),
+        ("exceeded quota: in other words", Prospect.PASSES, "quota: exceeded quota: in other"),
         (SECURITY, Prospect.REFUSED, "the namespace's pod security refuses the workers"),
         (ACCOUNT, Prospect.LASTS, "there is no such service account"),
         ("Error creating: pods is forbidden: maximum cpu is 1", Prospect.LASTS, "maximum cpu"),
@@ -118,7 +124,7 @@ def test_events_of_pods_that_were_made_after_all_are_old_news():
 
 def test_suspended_job_waits_in_its_queue():
     found = obstacle_of(job_=job(suspend=True), queue="vision")
-    assert found.text == "waiting in queue vision until Kueue admits the job"
+    assert found.text.startswith("waiting in queue vision until Kueue admits the job; why not yet")
     assert found.prospect is Prospect.PASSES
 
 

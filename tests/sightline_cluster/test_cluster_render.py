@@ -3,11 +3,13 @@ import re
 
 import kubernetes_validate
 import pytest
+import yaml
 from sightline_cluster_crd import problems
 
 from sightline.cli import parse_step
 from sightline.config import SettingsError, UserError
 from sightline.steps import COMMANDS
+from sightline_cluster.__main__ import main
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.images import DETECT, TRAIN
 from sightline_cluster.render import differences, job_name, render_pytorchjob, spec_hash
@@ -277,3 +279,29 @@ def test_quantities_that_kubernetes_does_not_take_are_refused(values):
 )
 def test_quantities_of_kubernetes_are_taken(values):
     ClusterConfig(**values)
+
+
+def test_images_that_may_outgrow_the_scratch_are_refused(task):
+    small = ClusterConfig(scratch="32Gi")
+    with pytest.raises(UserError, match=r"detect may keep 50 GiB .* cluster.scratch 32Gi.*: lower"):
+        render_pytorchjob(task("detect"), small)
+    with pytest.raises(UserError, match="may keep 32 GiB"):
+        render_pytorchjob(task("detect", max_local_gib=32), small)
+    render_pytorchjob(task("detect", max_local_gib=31.5), small)
+    render_pytorchjob(task("finetune"), small)
+
+
+def test_detection_without_images_needs_no_room_for_them():
+    uris = {"dataset_uri": "", "encoder_uri": "", "out_uri": "s3://b/runs/r/detect"}
+    render_pytorchjob(make_task("detect", uris, {}, {}), ClusterConfig(scratch="1Gi"))
+
+
+@pytest.mark.parametrize(
+    ("given", "namespace"), [(["--set", "namespace=vision"], "vision"), ([], None)]
+)
+def test_printed_manifest_is_in_the_namespace_that_is_given(capsys, given, namespace):
+    flags = ["--dataset-uri", "s3://b/d", "--out-uri", "s3://b/runs/r/pretrain"]
+    assert main(["render", *given, "pretrain", *flags]) == 0
+    manifest = yaml.safe_load(capsys.readouterr().out)
+    assert manifest["metadata"].get("namespace") == namespace  # none: that of kubectl's context
+    assert problems(manifest) == []

@@ -1,0 +1,112 @@
+"""What a cluster has against a run's jobs, told before `prepare` begins to work."""
+
+import os
+import sys
+
+import pytest
+from fake_api import FakeApi
+
+from pipelines.__main__ import main
+from sightline.config import UserError
+from sightline.storage import open_storage
+from sightline.storage.settings import StorageConfig
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.launch import check_tasks
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    fake = FakeApi()
+    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture
+def run(s3_bucket, monkeypatch, capfd):
+    """Return `run(*flags)`: what a run of the pipeline with pods of a cluster says at its start."""
+    # A plan makes its settings of storage hold in the process: each is put back after the test.
+    for name in StorageConfig.model_fields:
+        variable = f"SIGHTLINE_{name.upper()}"
+        monkeypatch.setenv(variable, os.environ.get(variable, ""))
+    open_storage(f"{s3_bucket}/images").write_bytes("image.png", b"an image")
+
+    def start(*flags):
+        place = ["--images", f"{s3_bucket}/images", "--out", f"{s3_bucket}/out"]
+        code = main(["run", "--backend", "pytorchjob", *place, *flags])
+        assert code == 2
+        told = capfd.readouterr().err.splitlines()
+        assert told[0] == "pipelines: nothing was started:"
+        assert next(open_storage(f"{s3_bucket}/out").list(), None) is None
+        return "\n".join(told[1:])
+
+    return start
+
+
+def refuse_jobs(api, status, message):
+    api.refuse = lambda method, _: (status, message) if method == "POST" else None
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "told"),
+    [
+        (404, "the server could not find the requested resource", "install Kubeflow's Training"),
+        (404, 'namespaces "team" not found', "there is no namespace team: kubectl apply"),
+        (403, 'User "eve" cannot create resource "pytorchjobs"', "bind the role sightline-launch"),
+        (401, "Unauthorized", "does not accept who we are"),
+    ],
+)
+def test_run_that_the_cluster_would_refuse_is_not_started(api, run, status, message, told):
+    refuse_jobs(api, status, message)
+    assert told in run()
+    assert api.jobs == {}
+
+
+def test_no_cluster_is_told(run, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert "cluster: a cluster is needed, and none is known here" in run()
+
+
+def test_cluster_that_gives_no_answer_is_told(api, run):
+    api.stop()
+    assert "gives no answer" in (told := run())
+    assert "set KUBECONFIG to another's" in told
+
+
+def test_quota_that_never_holds_a_later_steps_pods_is_told(api, run):
+    hard = {"limits.cpu": "6"}
+    api.quotas = [{"metadata": {"name": "small"}, "status": {"hard": hard}}]
+    assert "the job's 4 pods need 8" in run("--workers", "4")
+
+
+def test_weights_that_no_pod_can_read_are_told(api, run, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    told = run("--initial-weights", str(tmp_path / "weights.pth"))
+    assert "pods read and write s3://… only, got initial_weights_uri" in told
+
+
+def test_jobs_that_the_cluster_takes_are_asked_for_and_not_made(api, task):
+    steps = ("pretrain", "finetune", "detect")
+    check_tasks([task(step) for step in steps], ClusterConfig())
+    assert [method for method, _ in api.requests if method != "GET"] == ["dry run"] * 3
+    assert api.jobs == {}
+
+
+def test_environment_without_the_clusters_client_is_told(task, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sightline_cluster.api", None)
+    with pytest.raises(UserError, match=r"is not installed: pip install 'sightline\[cluster\]'"):
+        check_tasks([task()], ClusterConfig())
+
+
+def test_queue_that_nothing_keeps_is_told_before_anything_is_made(api, run, task):
+    assert "nothing here keeps a job in cluster.queue vision" in run(
+        "--set", "cluster.queue=vision"
+    )
+    assert api.jobs == {}
+
+
+def test_queue_that_kueue_keeps_is_one_that_it_suspends_jobs_in(api, task):
+    # As its webhook of PyTorchJobs does with those that bear a queue's label.
+    api.admit = lambda job: job["spec"]["runPolicy"].update(suspend=True)
+    check_tasks([task()], ClusterConfig(queue="vision"))
