@@ -1,4 +1,4 @@
-"""Claim: when a set grows ten times, prepare needs the same memory and at most 11 times the time.
+"""Claim: when a set grows ten times, prepare needs 1.25 times the memory and 11 times the time.
 
 Each size is prepared by a process of its own, from one folder into another. The memory is the peak
 of what the process and those it starts to check images have for themselves together, interpreters
