@@ -208,7 +208,10 @@ def kill_once(training: Training, draw: random.Random, losses: list[float]) -> K
     kind = draw.choice(KINDS)
     began = time.monotonic()
     training.kill(kind, draw)
-    while len(training.starts()) == len(starts):
+    # It says where it goes on, unless it begins anew: then its first step says so.
+    while len(training.starts()) == len(starts) or not (
+        training.starts()[-1] or training.own_steps() > 0
+    ):
         require_alive(training)
         time.sleep(0.02)
     start = training.starts()[-1]
