@@ -49,6 +49,7 @@ def metrics():
             "count": 45,
             "in_several_splits": 0,
             "in_several_splits_of_a_set": 0,
+            "patients_in_several_splits": 0,
         },
         "duplicates": {
             "exact_same_split": 3,
@@ -129,6 +130,8 @@ def test_groups_in_one_split_only_are_told_as_checked(render, metrics):
     metrics["groups"]["in_several_splits_of_a_set"] = 2
     words = in_words(render())
     assert "2 groups with images in more than one split of a set." in words
+    metrics["groups"]["patients_in_several_splits"] = 3
+    assert "3 patients of the DICOM files with images in more than one split" in in_words(render())
     assert "Checked" not in words
 
 

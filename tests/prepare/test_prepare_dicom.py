@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 
 import numpy as np
 import pytest
@@ -76,6 +77,7 @@ def test_patient_is_the_group_and_is_only_told_as_a_hash(tmp_path, prepare):
         "count": 10,
         "in_several_splits": 0,
         "in_several_splits_of_a_set": 0,
+        "patients_in_several_splits": 0,
     }
     assert metrics["warnings"] == []
     written = [
@@ -97,6 +99,37 @@ def test_table_and_pattern_win_over_the_patient(tmp_path, prepare):
     assert groups["p0_0.dcm"] == "patient 7"
     assert groups["p0_1.dcm"] == "p0"
     assert groups["other.dcm"] == hashed("MRN-99")
+
+
+def test_a_patient_is_in_the_group_of_the_files_that_the_table_names(tmp_path, prepare):
+    rows = ["name,group"]
+    for number in range(40):
+        save_dicom(tmp_path / "images" / f"{number:02d}.dcm", number, f"MRN-{number // 4}")
+        if number % 4 < 2:
+            rows.append(f"{number:02d},case-{number // 4}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows))
+    metrics, samples = prepare(table_uri=str(table))
+    assert {s.name: s.group for s in samples} == {
+        f"{number:02d}.dcm": f"case-{number // 4}" for number in range(40)
+    }
+    assert metrics["groups"]["patients_in_several_splits"] == 0
+    assert metrics["warnings"] == []
+
+
+def test_a_table_that_tears_patients_apart_is_followed_and_told(tmp_path, prepare):
+    rows = ["name,group"]
+    for number in range(60):
+        save_dicom(tmp_path / "images" / f"{number:02d}.dcm", number, f"MRN-{number // 4}")
+        rows.append(f"{number:02d},{'ab'[number % 2]}-{number // 4:02d}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows))
+    metrics, _ = prepare(table_uri=str(table))
+    assert metrics["groups"]["patients_in_several_splits"] > 0
+    (warning,) = metrics["warnings"]
+    assert "puts 15 patients of the DICOM files into several groups" in warning
+    first = min(hashed(f"MRN-{number}") for number in range(15))
+    assert re.search(rf"{first} \(a-(\d\d), b-\1\);", warning)
 
 
 def test_split_folders_that_tear_a_patient_apart_are_refused(tmp_path, prepare):

@@ -72,6 +72,12 @@ def describe_groups(grouping: Grouping, catalogue: Catalogue) -> dict[str, Any]:
         # Over all sets: the unlabelled images of a group may have moved alone, and nothing else.
         "in_several_splits": catalogue.value(torn.format("group_id")),
         "in_several_splits_of_a_set": catalogue.value(torn.format("kind, group_id")),
+        # What the files themselves say, whatever became of it.
+        "patients_in_several_splits": catalogue.value(
+            "SELECT COUNT(DISTINCT patient) FROM (SELECT patient FROM pictures "
+            "JOIN files ON files.id = pictures.file WHERE is_kept AND patient NOT NULL "
+            "GROUP BY pictures.kind, patient HAVING COUNT(DISTINCT split) > 1)"
+        ),
     }
 
 

@@ -45,6 +45,9 @@ _NAMED = "COALESCE(NULLIF(table_group, ''), NULLIF(group_in_path(key), ''))"
 def group_files(catalogue: Catalogue, group_pattern: str) -> None:
     """Give each file its group: the table's, else the pattern's, else the patient's, else its path.
 
+    A patient whose other files have a group by the table or the pattern is in that group; of
+    several, which is told, in the first.
+
     The path is the whole one below the folder, so that no other image has a say in it:
     `train/ring/1.png` and `test/ring/1.png` are two pictures that merely share a name.
     """
@@ -54,7 +57,19 @@ def group_files(catalogue: Catalogue, group_pattern: str) -> None:
         return match.group(1) if match else None
 
     catalogue.define("group_in_path", 1, find_group)
-    catalogue.execute(f"UPDATE files SET named_group = COALESCE({_NAMED}, patient)")
+    catalogue.execute(f"UPDATE files SET named_group = {_NAMED}")
+    catalogue.execute("DROP TABLE IF EXISTS patients")
+    catalogue.execute(
+        f"CREATE TABLE patients AS SELECT patient, MIN(named_group) AS first, "
+        f"MAX(named_group) AS last FROM files "
+        f"WHERE patient NOT NULL AND named_group NOT NULL AND {HAS_A_SAY} GROUP BY patient"
+    )
+    catalogue.execute("CREATE UNIQUE INDEX patients_by_name ON patients (patient)")
+    catalogue.execute(
+        "UPDATE files SET named_group = COALESCE("
+        "(SELECT first FROM patients WHERE patients.patient = files.patient), patient) "
+        "WHERE named_group IS NULL"
+    )
 
 
 def describe_grouping(catalogue: Catalogue) -> Grouping:
@@ -76,6 +91,17 @@ def describe_grouping(catalogue: Catalogue) -> Grouping:
         warnings.append(
             f"{count(images - known, 'image')} {have} as a group alone: "
             f"{', '.join(catalogue.values(alone))}"
+        )
+    if torn := catalogue.value("SELECT COUNT(*) FROM patients WHERE first <> last"):
+        shown = catalogue.rows(
+            "SELECT patient, first, last FROM patients WHERE first <> last ORDER BY patient "
+            f"LIMIT {_SHOWN}"
+        )
+        warnings.append(
+            f"The table or group_pattern puts {count(torn, 'patient')} of the DICOM files into "
+            "several groups, so images of one person may be in two splits: "
+            f"{'; '.join(f'{patient} ({first}, {last})' for patient, first, last in shown)}. "
+            "Give each patient one group, unless a tool has given all the same PatientID"
         )
     return Grouping(known, images, patients, tuple(warnings))
 
