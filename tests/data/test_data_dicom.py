@@ -240,6 +240,16 @@ def test_palette_colour_is_looked_up(scale):
     assert pixels.tolist() == [[first, first, second], [third, third, third]]
 
 
+def test_a_dark_picture_of_a_16_bit_palette_stays_dark():
+    tables = {}
+    for color in ("Red", "Green", "Blue"):
+        tables[f"{color}PaletteColorLookupTableDescriptor"] = [3, 0, 16]
+        tables[f"{color}PaletteColorLookupTableData"] = np.array([0, 200, 65535], "<u2").tobytes()
+    values = np.array([[0, 1]], dtype=np.uint8)
+    image = read(dicom(values, PhotometricInterpretation="PALETTE COLOR", **tables))
+    assert image.pixels.max() == round(200 / 257)
+
+
 FRAMES = np.stack([DEEP, DEEP[::-1], DEEP[:, ::-1]])
 
 

@@ -252,6 +252,21 @@ def test_jpeg_that_claims_to_be_huge_is_refused_before_decoding():
     assert "megapixels" in refused(bytes(content))
 
 
+def test_bmp_whose_fourth_byte_is_unused_is_not_black():
+    picture = Image.fromarray(np.full((4, 4, 4), [10, 20, 30, 0], dtype=np.uint8))
+    content = bytearray(save(picture, "BMP"))
+    header = struct.pack(
+        "<IiiHHIIiiII4I", 108, 4, 4, 1, 32, 3, 64, 0, 0, 0, 0, 0xFF0000, 0xFF00, 0xFF, 0xFF000000
+    )
+    content = (
+        b"BM"
+        + struct.pack("<IHHI", 14 + 108 + 64, 0, 0, 14 + 108)
+        + header.ljust(108, b"\0")
+        + bytes([30, 20, 10, 0]) * 16
+    )
+    assert read(content).pixels.reshape(-1, 3).tolist() == [[10, 20, 30]] * 16
+
+
 @pytest.mark.parametrize("file_format", ["GIF", "TIFF", "PNG", "WEBP"])
 def test_animated_image_is_refused_with_its_count(file_format):
     frames = [Image.fromarray(np.roll(CORNERS, step).repeat(9, 0)) for step in range(3)]

@@ -35,15 +35,20 @@ def tiff(samples, order="<", photometric=1, sample_format=1, **tags):
     height, width = samples.shape[:2]
     channels = samples.shape[2] if samples.ndim == 3 else 1
     pixels = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    parts = channels if tags.get("tag284") == 2 else 1  # plane by plane
     fields = {
         256: [width], 257: [height], 258: [8 * samples.itemsize] * channels, 259: [1],
-        262: [photometric], 273: [0], 277: [channels], 278: [height], 279: [len(pixels)],
+        262: [photometric], 273: [0] * parts, 277: [channels], 278: [height],
+        279: [len(pixels) // parts] * parts,
         339: [sample_format] * channels,
         **{int(name.removeprefix("tag")): [value] for name, value in tags.items()},
     }  # fmt: skip
     start = 8 + 2 + 12 * len(fields) + 4
-    beyond = b"".join(struct.pack(f"{order}{len(v)}H", *v) for v in fields.values() if len(v) > 2)
-    fields[273] = [start + len(beyond)]
+    begin = start + sum(2 * len(values) for values in fields.values() if len(values) > 2)
+    fields[273] = [begin + part * (len(pixels) // parts) for part in range(parts)]
+    beyond = b"".join(
+        struct.pack(f"{order}{len(v)}H", *v) for _, v in sorted(fields.items()) if len(v) > 2
+    )
     directory, place = b"", start
     for number, values in sorted(fields.items()):
         if len(values) > 2:

@@ -92,6 +92,56 @@ def test_ycbcr_that_hides_damage_is_refused(compression):
     assert "TIFF of YCbCr" in refused(saved(PICTURES["YCbCr"], compression))
 
 
+def plain(parts, rows, length=64, **tags):
+    """Return an uncompressed 8-bit TIFF, 64 pixels wide, whose strips have so many rows."""
+    fields = {
+        **{256: [64], 257: [length], 258: [8], 259: [1], 262: [1], 277: [1], 278: [rows]},
+        **{273: [0] * len(parts), 279: [len(part) for part in parts]},
+        **{int(name.removeprefix("tag")): value for name, value in tags.items()},
+    }
+    fields = {number: values for number, values in fields.items() if values}
+    place = 8 + 2 + 12 * len(fields) + 4 + sum(4 * len(v) for v in fields.values() if len(v) > 1)
+    fields[273] = [place + sum(map(len, parts[:number])) for number in range(len(parts))]
+    directory, beyond = struct.pack("<H", len(fields)), b""
+    for number, values in sorted(fields.items()):
+        value = values[0]
+        if len(values) > 1:
+            value = 8 + 2 + 12 * len(fields) + 4 + len(beyond)
+            beyond += struct.pack(f"<{len(values)}I", *values)
+        directory += struct.pack("<HHII", number, 4, len(values), value)
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + beyond + b"".join(parts)
+
+
+STRIPS = [bytes(range(64)) * 32, bytes(range(100, 164)) * 32]
+
+
+def test_plain_strips_are_read_as_they_lie():
+    (image,) = read_file(plain(STRIPS, 32))
+    assert image.pixels[:, :, 0].tobytes() == b"".join(STRIPS)
+    # Sizes that are left out follow from the rest; one too large reaches beyond the picture.
+    for sizes in ([], [2048, 10_000]):
+        assert np.array_equal(read_file(plain(STRIPS, 32, tag279=sizes))[0].pixels, image.pixels)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (plain(STRIPS[:1], 32), "parts are missing: 1 of the TIFF's 2"),
+        (plain(STRIPS, 32, length=8256), "parts are missing: 2 of the TIFF's 258"),
+        (plain(STRIPS, 32, tag277=[3], tag284=[2], tag262=[2]), "parts are missing: 2 of"),
+        (plain(STRIPS, 32, tag279=[1000, 2048]), "part 1 of the TIFF is not whole"),
+        (plain(STRIPS, 32)[:-100], "cut short"),
+        (plain(STRIPS, 32, tag262=[]), "does not say whether 0 is black"),
+        (
+            plain(STRIPS, 32, tag262=[3], tag320=[*range(256)] * 3),
+            "palette has values of 8 bits instead of 16",
+        ),
+    ],
+)
+def test_what_pillow_would_fill_or_guess_is_refused(content, reason):
+    assert reason in refused(content)
+
+
 def tiled(parts, side):
     """Return an 8-bit gray TIFF of 40 x 24 pixels in deflated tiles."""
     fields = {

@@ -190,3 +190,14 @@ def test_key_with_two_slashes_after_the_address_is_listed_as_rejected(
     find_images(str(tmp_path), catalogue)
     assert listed(catalogue, "key") == [("a/single.png",)]
     assert "two / after the address" in rejected(catalogue)["/double.png"]
+
+
+def test_split_folders_below_the_classes_are_refused_and_not_ignored(tmp_path, catalogue):
+    uri = touch(tmp_path, "ring/train/a.png", "ring/Test/b.png", "solid/train/c.png")
+    with pytest.raises(UserError, match=r"such as ring/Test \(3 images\).* above the class, Test/"):
+        find_class_folders(uri, catalogue)
+
+
+def test_class_names_of_composed_and_of_combining_letters_are_one(tmp_path, catalogue):
+    uri = touch(tmp_path, "train/gliom\u00e9/a.png", "test/gliome\u0301/b.png", "train/x/c.png")
+    assert find_class_folders(uri, catalogue).classes == ("gliom\u00e9", "x")

@@ -81,6 +81,22 @@ def test_field_that_is_far_too_long_is_a_user_error(read):
         read(f"name,group\n{'a' * 200_000},p1\n")
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('name,group\na,1\n"b,2\nc,3\n', "look at its quotes"),
+        ('name,group\na,1\n"b,2\nc",3\nd,4\n', "line 4: a name with a line break in it"),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_rows(read, content, reason):
+    with pytest.raises(UserError, match=reason):
+        read(content)
+
+
+def test_the_line_that_excel_writes_first_is_no_header(read):
+    assert read("sep=;\nname;group\na;1\n") == [(3, "a", "1", "")]
+
+
 @pytest.mark.parametrize("name", ["ring/p1.png", "ring/p1", "p1.png", "p1", "./ring/p1.png"])
 def test_name_matches_as_path_or_file_name_with_or_without_suffix(match, name):
     images = [image("ring/p1.png"), image("ring/p2.png")]

@@ -166,7 +166,7 @@ def test_names_may_be_a_numbered_mapping(tmp_path, find_all, catalogue):
         ("names: [a, a]", "names a class twice"),
         ("nc: 3\nnames: [a, b]", "says nc: 3 and names 2 classes"),
         ("names: [a, b", "is no YAML"),
-        ("names: !!python/object/apply:os.getcwd []", "is no YAML"),
+        ("names: !!python/object/apply:os.getcwd []", "needs `names`"),
     ],
 )
 def test_wrong_data_yaml_is_refused(tmp_path, yaml, reason, find_all):
@@ -186,3 +186,23 @@ def test_many_mended_boxes_are_one_sentence(tmp_path, find_all):
     labels = {f"{number:02d}": "0 0.95 0.5 0.12 0.2" for number in range(40)}
     [warning] = find_all(make(tmp_path, labels)).warnings
     assert warning.startswith("40 boxes clipped, for reaching outside the image: labels/00.txt")
+
+
+def test_boxes_with_key_points_are_read_as_boxes(tmp_path, find_all, catalogue):
+    labels = {
+        "a": "0 0.3 0.3 0.2 0.2 0.9 0.9 0.8 0.1\n1 0.5 0.5 0.2 0.2\n",
+        "b": "0 0.1 0.1 0.2 0.2 1 1",
+    }
+    found = find_all(make(tmp_path, labels, NAMES + "kpt_shape: [2, 2]\n"))
+    assert boxes_of(catalogue)["images/a.png"] == (
+        Box("glioma", 0.3, 0.3, 0.2, 0.2),
+        Box("pituitary", 0.5, 0.5, 0.2, 0.2),
+    )
+    assert "and 4 of key points as data.yaml says, got 7" in rejected(catalogue)["images/b.png"]
+    assert "1 box read without the key points behind it: labels/a.txt line 1" in found.warnings
+
+
+def test_class_names_are_the_texts_that_stand_there(tmp_path, find_all, catalogue):
+    found = find_all(make(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"}, "names: {0: no, 1: yes}\n"))
+    assert found.classes == ("no", "yes")
+    assert boxes_of(catalogue)["images/a.png"][0].class_name == "no"

@@ -235,7 +235,7 @@ def _to_8_bit(
     file: Any, frame: int, stored: NDArray[Any], interpretation: str
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     if interpretation == "PALETTE COLOR":
-        return _color_to_8_bit(_apply_palette(file, stored))
+        return _color_to_8_bit(*_apply_palette(file, stored))
     if stored.ndim == 3:
         return _color_to_8_bit(stored.astype(np.uint16), int(file.BitsStored))
     padding = _find_padding(file, stored)
@@ -328,24 +328,25 @@ def _table_entries(file: Any, data: Any, entries: int) -> NDArray[np.uint16]:
     return found[:entries]
 
 
-def _apply_palette(file: Any, stored: NDArray[Any]) -> NDArray[np.uint16]:
+def _apply_palette(file: Any, stored: NDArray[Any]) -> tuple[NDArray[np.uint16], int]:
+    """Return the colours, and how many bits the palette's entries have."""
     if "RedPaletteColorLookupTableData" not in file:
         expanded: NDArray[Any] = pixels.apply_color_lut(stored, file)
-        return expanded[:, :, :3].astype(np.uint16)
-    channels = []
+        return expanded[:, :, :3].astype(np.uint16), 16 if expanded.max() > 255 else 8
+    channels, highest = [], 0
     for color in ("Red", "Green", "Blue"):
         entries, first, _ = file[f"{color}PaletteColorLookupTableDescriptor"].value
         data = file[f"{color}PaletteColorLookupTableData"].value
         table = _table_entries(file, data, int(entries) or 2**16)
         channels.append(table[np.clip(stored.astype(np.int64) - int(first), 0, len(table) - 1)])
-    return np.stack(channels, axis=-1)
+        highest = max(highest, int(table.max()))
+    # Entries of 8 bits may lie in 16.
+    return np.stack(channels, axis=-1), 16 if highest > 255 else 8
 
 
 def _color_to_8_bit(
-    color: NDArray[np.uint16], bits: int = 0
+    color: NDArray[np.uint16], bits: int
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    # Without `bits`, entries of a palette: of 8 bits, also where they lie in 16.
-    bits = bits or (16 if color.max() > 255 else 8)
     if bits == 8:
         return color.astype(np.uint8), ()
     return share_to_8_bit(color / (2**bits - 1)), (f"{bits}-bit colour scaled to 8 bit",)

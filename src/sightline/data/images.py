@@ -135,6 +135,8 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
     # Pillow's readers raise almost anything on damaged bytes; each means: not readable.
     except Exception as error:
         raise name_damage(error) from None
+    if not 0 <= orientation <= 8:
+        raise ImageError(f"EXIF orientation {orientation} does not exist")
     if orientation not in (1, 0):
         pixels = pixels if is_tiff else _turn_upright(pixels, orientation)
         notes = (*notes, f"turned upright (EXIF orientation {orientation})")
@@ -160,6 +162,8 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
         return _flatten(deep)
     if image.mode == "LAB":
         raise ImageError("LAB colour: save it as RGB")
+    if image.mode == "RGBA" and image.format == "BMP" and not np.asarray(image)[:, :, 3].any():
+        image = image.convert("RGB")  # the fourth byte is unused, whatever the header says
     has_alpha = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
     if has_alpha:
         if image.mode in ("La", "RGBa"):
@@ -245,8 +249,6 @@ def _turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uin
         7: lambda p: p[::-1, ::-1].transpose(1, 0, 2),
         8: lambda p: np.rot90(p),
     }
-    if orientation not in turned:
-        raise ImageError(f"EXIF orientation {orientation} does not exist")
     return turned[orientation](pixels)
 
 

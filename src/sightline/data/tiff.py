@@ -20,7 +20,7 @@ from sightline.data.checked import ImageError, refuse_size
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _COLOUR = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 277, 278, 279
 _PLANES, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES = 284, 322, 323, 324, 325
-_JPEG_TABLES, _SUBSAMPLING = 347, 530
+_PALETTE, _JPEG_TABLES, _SUBSAMPLING = 320, 347, 530
 _YCBCR = 6  # among the values of _COLOUR
 _MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bomb has more
 
@@ -55,6 +55,10 @@ def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
         raise ImageError(
             f"TIFF compressed with {name}, where damage does not show: save it with LZW or deflate"
         )
+    if _COLOUR not in tags:
+        raise ImageError("TIFF that does not say whether 0 is black (PhotometricInterpretation)")
+    if 0 < max(tags.get(_PALETTE, (0,))) < 256:  # of old writers; Pillow would show it black
+        raise ImageError("TIFF whose palette has values of 8 bits instead of 16: save it as RGB")
     # Pillow has libtiff turn these into RGB, and then asks for no errors.
     is_ycbcr = tags.get(_COLOUR) == _YCBCR
     if compression in (_LZW, _PACKBITS) and is_ycbcr:
@@ -65,8 +69,10 @@ def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
             is_whole = _is_whole_jpeg(tags.get(_JPEG_TABLES, b""), part, width, rows)
         elif compression in (*_DEFLATE, _LZMA):
             is_whole = _is_whole_stream(compression, part, expected)
-        else:  # no checksum; what is cut short is else found when it is read
-            is_whole = not is_ycbcr or len(part) >= expected
+        elif compression == _NONE:
+            is_whole = len(part) >= expected
+        else:
+            is_whole = True  # no checksum; libtiff finds what is cut short
         if not is_whole:
             raise ImageError(f"damaged or cut short: part {number} of the TIFF is not whole")
 
@@ -86,25 +92,35 @@ def _quiet_libtiff() -> None:
 
 
 def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each strip or tile, its width and its rows."""
+    """Yield each strip or tile, its width and its rows.
+
+    Raises:
+        ImageError: If there are fewer than the picture needs, or one lies outside the file.
+    """
     tiled = _TILE_OFFSETS in tags
-    offsets = tags[_TILE_OFFSETS if tiled else _STRIP_OFFSETS]
-    sizes = tags[_TILE_SIZES if tiled else _STRIP_SIZES]
-    width = tags[_TILE_WIDTH if tiled else _WIDTH]
     length = tags[_LENGTH]
-    rows = tags[_TILE_LENGTH] if tiled else min(tags.get(_ROWS_PER_STRIP, length), length)
-    if not rows or len(offsets) != len(sizes):
+    if tiled:
+        width, rows = tags[_TILE_WIDTH], tags[_TILE_LENGTH]
+    else:
+        width, rows = tags[_WIDTH], min(tags.get(_ROWS_PER_STRIP, length), length)
+    offsets = tags.get(_TILE_OFFSETS if tiled else _STRIP_OFFSETS, ())
+    sizes = tags.get(_TILE_SIZES if tiled else _STRIP_SIZES, ())
+    is_plain = tags.get(_COMPRESSION, 1) == _NONE
+    if not sizes and is_plain:  # some writers leave out what follows from the rest
+        sizes = (_bytes_of(tags, width, rows),) * len(offsets)
+    if not rows or not width or len(offsets) != len(sizes):
         raise ImageError("damaged: the TIFF's table of parts does not fit")
     strips = -(-length // rows)
+    planes = tags.get(_SAMPLES, 1) if tags.get(_PLANES, 1) == 2 else 1
+    needed = strips * planes * (-(-tags[_WIDTH] // width) if tiled else 1)
+    if len(offsets) < needed:
+        raise ImageError(f"parts are missing: {len(offsets)} of the TIFF's {needed}")
     for number, (start, size) in enumerate(zip(offsets, sizes, strict=True)):
-        if start + size > len(content):
-            raise ImageError("cut short")
         is_last = not tiled and number % strips == strips - 1
-        yield (
-            content[start : start + size],
-            width,
-            length - rows * (strips - 1) if is_last else rows,
-        )
+        height = length - rows * (strips - 1) if is_last else rows
+        if start + (min(size, _bytes_of(tags, width, height)) if is_plain else size) > len(content):
+            raise ImageError("cut short")
+        yield content[start : start + size], width, height
 
 
 def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:

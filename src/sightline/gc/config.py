@@ -25,5 +25,6 @@ class GcConfig(StepConfig):
     """This many of the newest finished runs stay, however old they are. A run of which a step was
     begun and did not end is not counted; `keep_days` protects it while it is recent."""
     grace_hours: float = Field(default=24.0, ge=0)
-    """Nothing younger than this is touched, shards and unfinished writes included; must be longer
-    than the longest run of prepare, which stores shards before the version that names them."""
+    """Nothing younger than this is touched, shards and unfinished writes included; must be 12
+    hours longer than the longest run of prepare, which stores shards, or takes ones that are up to
+    12 hours old, before the version that names them."""

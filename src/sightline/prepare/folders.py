@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ class Findings:
     kind: str
     uri: str
     classes: tuple[str, ...] = ()
+    key_point_numbers: int = 0
+    """How many numbers of key points follow each box."""
     ignored: int = 0
     first_ignored: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -89,17 +92,29 @@ def find_class_folders(uri: str, catalogue: Catalogue) -> Findings:
     """
     findings = Findings("labels", uri)
     below_class = 0
+    splits_below, first_below = 0, ""
 
     def describe(entry: Entry) -> ListedFile:
-        nonlocal below_class
+        nonlocal below_class, splits_below, first_below
         split, own_name = _take_split(entry.key)
         class_name, *below = own_name.split("/")
         if not below:
             return reject(findings, entry.key, Stage.LAYOUT, "lies in no class folder")
         below_class += len(below) > 1
+        if split is None and below[0].lower() in SPLIT_NAMES and len(below) > 1:
+            splits_below += 1
+            first_below = first_below or entry.key
+        class_name = unicodedata.normalize("NFC", class_name)  # macOS writes é as two letters
         return ListedFile("labels", entry.key, entry.size_bytes, own_name, split, class_name)
 
     list_image_files(findings, catalogue, describe)
+    if splits_below:
+        class_name, split, *_ = first_below.split("/")
+        raise UserError(
+            f"labels_uri {uri} has split folders below the class folders, such as "
+            f"{class_name}/{split} ({count(splits_below, 'image')}): put the split above the "
+            f"class, {split}/{class_name}, or the classes' images together"
+        )
     findings.classes = tuple(
         catalogue.values(
             "SELECT DISTINCT label FROM files WHERE kind = 'labels' AND label IS NOT NULL "

@@ -37,13 +37,20 @@ def read_table(uri: str, catalogue: Catalogue) -> None:
         except UnicodeDecodeError:
             raise UserError(f"table_uri {uri} must be UTF-8 text: save it as CSV UTF-8") from None
         except csv.Error as error:
-            raise UserError(f"table_uri {uri} is no CSV file: {error}") from None
+            # "unexpected end of data" is a quote that nothing closes.
+            raise UserError(
+                f"table_uri {uri} is no CSV file: {error}; look at its quotes"
+            ) from None
 
 
 def _add_rows(uri: str, file: TextIO, catalogue: Catalogue) -> None:
     header = file.readline()
+    told = header.lower().startswith("sep=")  # Excel's own line
+    if told:
+        header = file.readline()
     separator = max(",;\t", key=header.count)
-    reader = csv.DictReader(itertools.chain([header], file), delimiter=separator)
+    lines = itertools.chain([header], file)
+    reader = csv.DictReader(lines, delimiter=separator, strict=True)
     fields = {(field or "").strip().lower(): field for field in reader.fieldnames or ()}
     if "name" not in fields or not ({"group", "split"} & fields.keys()):
         raise UserError(
@@ -56,7 +63,7 @@ def _add_rows(uri: str, file: TextIO, catalogue: Catalogue) -> None:
     def read() -> Iterator[tuple[int, str, str, str]]:
         nonlocal wrong
         for values in reader:
-            found, row = _read_row(values, fields, reader.line_num)
+            found, row = _read_row(values, fields, reader.line_num + told)
             wrong += len(found)
             problems.extend(found[: _SHOWN_PROBLEMS - len(problems)])
             yield row
@@ -76,6 +83,8 @@ def _read_row(
     problems = []
     if texts["split"] and not split:
         problems.append(f"line {line}: split {texts['split']!r} is none of train, val, test")
+    if "\n" in texts["name"] or "\r" in texts["name"]:
+        problems.append(f"line {line}: a name with a line break in it: a quote before it is open")
     if not texts["name"]:
         problems.append(f"line {line} has no name")
     name = texts["name"].replace("\\", "/").removeprefix("./")

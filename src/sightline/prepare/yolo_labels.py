@@ -34,6 +34,7 @@ class ReadLabels:
     boxes: tuple[Box, ...]
     clipped: tuple[str, ...] = ()
     polygons: tuple[str, ...] = ()
+    key_points: tuple[str, ...] = ()
     repeated: tuple[str, ...] = ()
 
 
@@ -46,7 +47,7 @@ class Mended:
 
     def add(self, read: ReadLabels) -> None:
         """Count what was mended in one file."""
-        for change in ("clipped", "polygons", "repeated"):
+        for change in ("clipped", "polygons", "key_points", "repeated"):
             places: tuple[str, ...] = getattr(read, change)
             self._lines[change] += len(places)
             self._first[change] += places[: _SHOWN - len(self._first[change])]
@@ -56,6 +57,7 @@ class Mended:
         kinds = (
             ("box", "boxes", "clipped, for reaching outside the image", "clipped"),
             ("polygon", "polygons", "read as bounding box", "polygons"),
+            ("box", "boxes", "read without the key points behind it", "key_points"),
             ("box", "boxes", "given twice and counted once", "repeated"),
         )
         return [
@@ -105,7 +107,7 @@ def find_boxes(uri: str, catalogue: Catalogue) -> Findings:
             yaml_keys.append(entry.key)
 
     list_image_files(findings, catalogue, describe, see_other)
-    findings.classes = _read_class_names(open_storage(uri), uri, sorted(yaml_keys))
+    _read_yaml(open_storage(uri), findings, sorted(yaml_keys))
     _tell_unmatched(findings, catalogue)
     return findings
 
@@ -126,7 +128,7 @@ def read_boxes(findings: Findings, catalogue: Catalogue, max_box_overhang: float
     def read(item: tuple[int, str]) -> tuple[int, ReadLabels | LabelError]:
         file, key = item
         try:
-            return file, _read_boxes(storage, key, findings.classes, max_box_overhang)
+            return file, _read_boxes(storage, key, findings, max_box_overhang)
         except LabelError as error:
             return file, error
 
@@ -144,7 +146,8 @@ def read_boxes(findings: Findings, catalogue: Catalogue, max_box_overhang: float
     findings.warnings[:0] = mended.tell()
 
 
-def _read_class_names(storage: Storage, uri: str, found: list[str]) -> tuple[str, ...]:
+def _read_yaml(storage: Storage, findings: Findings, found: list[str]) -> None:
+    uri = findings.uri
     if not found:
         raise UserError(
             f"boxes_uri {uri} needs a data.yaml with the class names, got none: write "
@@ -152,28 +155,40 @@ def _read_class_names(storage: Storage, uri: str, found: list[str]) -> tuple[str
         )
     key = "data.yaml" if "data.yaml" in found else found[0]
     try:
-        content: Any = yaml.safe_load(storage.read_bytes(key))
+        # BaseLoader makes texts only: else the classes `no` and `yes` would be False and True.
+        content: Any = yaml.load(storage.read_bytes(key), Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{join_uri(uri, key)} is no YAML: {error}") from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        places = list(range(len(names)))
-        if sorted(names, key=str) != sorted(places, key=str):
+        places = [str(place) for place in range(len(names))]
+        if sorted(names) != sorted(places):
             raise UserError(
                 f"{join_uri(uri, key)} needs names numbered 0 to {len(names) - 1}, got {names}"
             )
         names = [names[place] for place in places]
     if not isinstance(names, list) or not names:
         raise UserError(f"{join_uri(uri, key)} needs `names`, a list of class names, got {names!r}")
-    texts = tuple(str(name) for name in names)
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{join_uri(uri, key)} needs `names`, a list of class names, got {names!r}")
+    texts = tuple(names)
     if len(set(texts)) < len(texts):
         raise UserError(f"{join_uri(uri, key)} names a class twice: {', '.join(texts)}")
-    if content.get("nc", len(texts)) != len(texts):
+    if content.get("nc", str(len(texts))) != str(len(texts)):
         raise UserError(
             f"{join_uri(uri, key)} says nc: {content['nc']} and names {len(texts)} classes: "
             "correct one of them"
         )
-    return texts
+    findings.classes = texts
+    if shape := content.get("kpt_shape"):
+        try:
+            points, numbers = map(int, shape)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{join_uri(uri, key)} needs kpt_shape as [key points, numbers of each], "
+                f"got {shape!r}"
+            ) from None
+        findings.key_point_numbers = points * numbers
 
 
 def _label_key(parts: list[str]) -> str:
@@ -184,43 +199,52 @@ def _label_key(parts: list[str]) -> str:
 
 
 def _read_boxes(
-    storage: Storage, key: str, classes: tuple[str, ...], max_box_overhang: float
+    storage: Storage, key: str, findings: Findings, max_box_overhang: float
 ) -> ReadLabels:
     try:
         lines = storage.read_bytes(key).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise LabelError(f"{key} is no text") from None
     boxes: list[Box] = []
-    clipped, polygons, repeated = [], [], []
+    clipped: list[str] = []
+    polygons: list[str] = []
+    key_points: list[str] = []
+    repeated: list[str] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         place = f"{key} line {number}"
-        class_name, corners, is_polygon = _parse_line(line, place, classes)
+        class_name, corners, numbers = _parse_line(line, place, findings)
         box, is_clipped = _clip(class_name, corners, place, max_box_overhang)
-        if is_polygon:
-            polygons.append(place)
+        if numbers > 4:
+            (key_points if findings.key_point_numbers else polygons).append(place)
         if is_clipped:
             clipped.append(place)
         if box in boxes:
             repeated.append(place)
         else:
             boxes.append(box)
-    return ReadLabels(tuple(boxes), tuple(clipped), tuple(polygons), tuple(repeated))
+    changed = (tuple(places) for places in (clipped, polygons, key_points, repeated))
+    return ReadLabels(tuple(boxes), *changed)
 
 
 def _parse_line(
-    line: str, place: str, classes: tuple[str, ...]
-) -> tuple[str, tuple[float, float, float, float], bool]:
-    fields = line.split()
+    line: str, place: str, findings: Findings
+) -> tuple[str, tuple[float, float, float, float], int]:
+    """Return the class, the box's corners, and how many numbers there were."""
+    fields, classes = line.split(), findings.classes
     try:
         index, numbers = float(fields[0]), [float(text) for text in fields[1:]]
     except ValueError:
         raise LabelError(f"{place}: needs numbers, got {line.strip()[:60]!r}") from None
     is_polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
-    if len(numbers) != 4 and not is_polygon:
+    also = ""
+    if findings.key_point_numbers:
+        is_polygon = False
+        also = f", and {findings.key_point_numbers} of key points as data.yaml says"
+    if len(numbers) not in (4, 4 + findings.key_point_numbers) and not is_polygon:
         raise LabelError(
-            f"{place}: needs 5 numbers (class, centre x, y, width, height), got {len(fields)}"
+            f"{place}: needs 5 numbers (class, centre x, y, width, height){also}, got {len(fields)}"
         )
     if not all(map(math.isfinite, [index, *numbers])):
         raise LabelError(f"{place}: needs finite numbers, got {line.strip()[:60]!r}")
@@ -232,9 +256,9 @@ def _parse_line(
         xs, ys = numbers[0::2], numbers[1::2]
         corners = (min(xs), min(ys), max(xs), max(ys))
     else:
-        x, y, width, height = numbers
+        x, y, width, height = numbers[:4]
         corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    return classes[int(index)], corners, is_polygon
+    return classes[int(index)], corners, len(numbers)
 
 
 def _clip(
