@@ -191,12 +191,15 @@ def test_write_that_dies_midway_leaves_no_version_and_the_next_one_completes_it(
     assert [len(dataset.read_bytes(place)) for place in range(9)] == [3000] * 9
 
 
-def test_version_that_is_there_is_not_written_again(tmp_path):
+def test_version_that_is_there_is_not_written_again_but_for_its_list(tmp_path):
     uri = write_dataset([packed("a.png")], str(tmp_path), kind="images")
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
-    assert len(before) == 3
+    listing = Path(uri, "samples.jsonl")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*") if path != listing}
+    assert len(before) == 2
+    content = listing.read_bytes()
     assert write_dataset([packed("a.png")], str(tmp_path), kind="images") == uri
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert listing.read_bytes() == content
 
 
 def test_manifest_is_json_without_a_digest_of_its_own_making(tmp_path):
