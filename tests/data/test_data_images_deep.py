@@ -156,6 +156,12 @@ def test_16_bit_gray_with_alpha_keeps_its_bits_and_hides_what_is_transparent():
     assert image.notes[-1] == "transparent parts put on black"
 
 
+def test_notes_name_the_bits_that_the_file_has():
+    assert read(tiff((GRAY - 700).astype(np.int16), sample_format=2)).notes[0].startswith("16-bit")
+    assert read(tiff(GRAY.astype(np.uint32))).notes[0].startswith("32-bit gray")
+    assert read(b"P5 2 1 4095\n\x00\x10\x0f\xff").notes[0].startswith("16-bit gray")
+
+
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_16_bit_colour_with_alpha_is_put_on_black_by_its_share(kind):
     opaque = np.concatenate([COLOR, COLOR], axis=1)

@@ -59,7 +59,7 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
             values = values.view(np.uint32)
         return DeepImage(
             values,
-            f"{8 * values.dtype.itemsize}-bit gray",
+            f"{bits[0] if tags else 32 if image.mode == 'F' else 16}-bit gray",
             _opacity_of_key(values, image.info.get("transparency")),
             white_is_zero=white_is_zero,
         )

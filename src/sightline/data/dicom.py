@@ -299,7 +299,7 @@ def _apply_voi(
     if function == "SIGMOID" and width > 0:
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700))), name
     if function == "LINEAR" and width == 1:
-        return (values > center - 0.5).astype(np.float64), name
+        return np.where(values > center - 0.5, np.inf, -np.inf), name  # all of it is cut
     if function == "LINEAR" and width > 1:
         return (values - (center - 0.5)) / (width - 1) + 0.5, name
     if function == "LINEAR_EXACT" and width > 0:
