@@ -6,12 +6,14 @@ import pytest
 import yaml
 from sightline_cluster_crd import problems
 
+from pipelines.plan import make_plan, read_assignments
 from sightline.cli import parse_step
 from sightline.config import SettingsError, UserError
 from sightline.steps import COMMANDS
 from sightline_cluster.__main__ import main
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.images import DETECT, TRAIN
+from sightline_cluster.pipeline_step import reap_run
 from sightline_cluster.render import differences, job_name, render_pytorchjob, spec_hash
 from sightline_cluster.task import make_task
 
@@ -243,6 +245,20 @@ def test_wrong_settings_are_refused_before_a_cluster_is_asked():
     }.items():
         with pytest.raises(SettingsError, match=name):
             ClusterConfig.from_values({name: value})
+
+
+@pytest.mark.parametrize("name", ["s3_endpoint_url", "pushgateway_url"])
+def test_address_with_credentials_is_refused_without_repeating_them(name, capfd):
+    secret = f"{name}=http://me:S3CRET@host:9000"
+    flags = ["--dataset-uri", "s3://b/d", "--out-uri", "s3://b/runs/r/pretrain"]
+    assert main(["render", "--set", secret, "pretrain", *flags]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        reap_run("s3://b", "r", "", dict([secret.split("=")]))
+    with pytest.raises(SettingsError, match=f"{name}: an address holds no credentials") as refused:
+        make_plan("s3://b", "r", {}, "seed", {}, read_assignments([f"cluster.{secret}"])[0])
+    told = capfd.readouterr()
+    assert told.err.count(f"{name}: an address holds no credentials") == 2
+    assert "S3CRET" not in f"{told.out}{told.err}{refused.value}"
 
 
 def test_lists_may_be_given_as_text():
