@@ -73,7 +73,8 @@ class PyTorchJobBackend:
         self._pods = Pods(self._api, self._name)
         self._logs: dict[str, PodLog] = {}
         self._was_found = False
-        self._is_creating = False
+        self._may_be_made = False
+        self._is_ours = False
         self._earlier_restarts = 0
         self._restarts = 0
         self._endings_told = 0
@@ -134,12 +135,32 @@ class PyTorchJobBackend:
             ) from None
         return dict(read_json(folder / "metrics.json"))
 
-    def cancel(self) -> None:
-        """Delete the job, and with it its pods; the first request is the deletion."""
-        self._api.delete(self._name)
-        if self._is_creating:
-            time.sleep(1)  # a request to create that is on its way may arrive after that
-            self._api.delete(self._name)
+    @property
+    def may_have_job(self) -> bool:
+        """Whether a job of ours runs, or may: a request to create one may have no answer yet."""
+        return self._is_ours or self._may_be_made
+
+    def cancel(self) -> bool:
+        """Delete the job, and with it its pods; say whether there was one of ours.
+
+        Once it is known to be ours, the first request is the deletion. Before that, a job of this
+        name may be another task's, and only what has our specification is deleted.
+        """
+        if self._is_ours:
+            return self._api.delete(self._name)
+        if not self._may_be_made:
+            return False
+        if self._delete_what_is_like_ours():
+            return True
+        time.sleep(1)  # a request to create that is on its way may arrive after that
+        return self._delete_what_is_like_ours()
+
+    def _delete_what_is_like_ours(self) -> bool:
+        try:
+            found = self._api.job(self._name)
+        except NoSuchJobError:
+            return False
+        return self._has_our_spec(found) and self._api.delete(self._name)
 
     # --- submitting ---
 
@@ -166,13 +187,12 @@ class PyTorchJobBackend:
 
     def _create(self) -> bool:
         """Create the job; False: another launcher was faster."""
-        self._is_creating = True
+        self._may_be_made = True
         try:
             _create(self._api, self._manifest)
         except _ExistsError:
             return False
-        finally:
-            self._is_creating = False
+        self._is_ours = True
         self._say(f"submitted job {self._name} to namespace {self._api.namespace}")
         return True
 
@@ -183,9 +203,7 @@ class PyTorchJobBackend:
             self._say(f"waiting until the deleted job {self._name} is gone")
             self._wait_until_gone()
             return False
-        annotations = metadata.get("annotations", {})
-        wanted = self._manifest["metadata"]["annotations"][SPEC_ANNOTATION]
-        if annotations.get(SPEC_ANNOTATION) != wanted:
+        if not self._has_our_spec(found):
             told = "; ".join(differences(found, self._manifest)) or "its pods differ"
             raise UserError(
                 f"job {self._name} is there already for {self._task.out_uri}, with another task "
@@ -202,9 +220,17 @@ class PyTorchJobBackend:
             self._wait_until_gone()
             return False
         self._say(f"found job {self._name} of an earlier launcher, and follow it")
-        self._was_found = True
-        self._restarts = self._earlier_restarts = int(annotations.get(RESTARTS_ANNOTATION, 0))
+        self._was_found = self._is_ours = True
+        told = metadata["annotations"].get(RESTARTS_ANNOTATION, 0)
+        self._restarts = self._earlier_restarts = int(told)
         return True
+
+    def _has_our_spec(self, found: Manifest) -> bool:
+        theirs, ours = (
+            job["metadata"].get("annotations", {}).get(SPEC_ANNOTATION)
+            for job in (found, self._manifest)
+        )
+        return bool(theirs == ours)
 
     def _has_result(self) -> bool:
         return open_storage(self._task.out_uri).exists(ARTIFACTS_FILE)
@@ -425,15 +451,17 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
     in another group hears nothing but that death, so there it counts as SIGTERM, too.
     """
     failures: list[Exception] = []
+    was_there = False
 
     def cancel(number: int, _frame: FrameType | None) -> None:
+        nonlocal was_there
         # Both reach a step; the second must not break into the deletion that the first began.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if config.cancel_on_sigterm:
             for wait_seconds in _CANCEL_WAITS_SECONDS:
                 time.sleep(wait_seconds)
                 try:
-                    backend.cancel()
+                    was_there = backend.cancel() or was_there
                     failures.clear()
                     break
                 except (ApiAwayError, UserError) as error:
@@ -447,7 +475,10 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
         yield
     except SystemExit as ending:
         if ending.code in (130, 143):
-            stays = "goes on" if not config.cancel_on_sigterm else "is deleted"
+            if config.cancel_on_sigterm:
+                stays = "is deleted" if was_there else "of ours is not there"
+            else:
+                stays = "goes on" if backend.may_have_job else "was not submitted"
             if failures:
                 stays = f"could not be deleted ({failures[0]}): sightline-cluster reap deletes it"
             print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)

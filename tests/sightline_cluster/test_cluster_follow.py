@@ -343,6 +343,43 @@ def test_first_request_after_sigterm_deletes_the_job(api, tmp_path):
     assert re.search(r"asked to end; job sl-pretrain-r-[0-9a-f]{8} is deleted", told)
 
 
+def test_sigterm_before_the_first_answer_leaves_another_tasks_job_alone(api):
+    uris = dict(zip(("dataset_uri", "out_uri"), FLAGS[1::2], strict=True))
+    other = make_task("pretrain", uris, {"epochs": 7}, {})
+    PyTorchJobBackend(other, ClusterConfig()).submit()
+    seen = len(api.requests)
+    api.refuse = lambda *_: time.sleep(1)
+    with subprocess.Popen([*RUN, "pretrain", *FLAGS], stderr=subprocess.PIPE, text=True) as run:
+        _until(lambda: len(api.requests) > seen)
+        run.send_signal(signal.SIGTERM)
+        _, told = run.communicate(timeout=30)
+    assert run.returncode == 143
+    assert len(api.jobs) == 1
+    assert "DELETE" not in {method for method, _ in api.requests}
+    assert re.search(r"asked to end; job sl-pretrain-r-\w+ of ours is not there", told)
+
+
+@pytest.mark.parametrize("is_made_at_once", [True, False])
+@pytest.mark.parametrize("epochs", [[], ["--epochs", "7"]])
+def test_sigterm_before_the_creation_is_answered_deletes_what_it_made(api, is_made_at_once, epochs):
+    uris = dict(zip(("dataset_uri", "out_uri"), FLAGS[1::2], strict=True))
+    ours = PyTorchJobBackend(make_task("pretrain", uris, {}, {}), ClusterConfig())
+
+    def admit(_job):
+        if is_made_at_once:
+            api.jobs[ours.name] = ours._manifest
+        time.sleep(0.7 if not is_made_at_once else 3)
+        api.jobs[ours.name] = ours._manifest
+
+    api.admit = admit
+    with subprocess.Popen([*RUN, "pretrain", *FLAGS, *epochs]) as run:
+        api.wait_for("POST", JOBS)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=30) == 143
+    # With other epochs it is another launcher's, which was faster.
+    assert list(api.jobs) == ([ours.name] if epochs else [])
+
+
 @pytest.mark.parametrize("status", [503, 403])
 def test_job_that_cannot_be_deleted_is_not_called_deleted(api, status):
     with subprocess.Popen([*RUN, "pretrain", *FLAGS], stderr=subprocess.PIPE, text=True) as run:
