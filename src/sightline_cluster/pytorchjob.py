@@ -121,7 +121,6 @@ class PyTorchJobBackend:
             UserError: If the workers or the cluster named something that the user can mend.
             JobFailedError: If the job failed otherwise, was deleted, or left no result.
         """
-        self._pods.start()
         try:
             self._follow_to_the_end()
         finally:
@@ -259,11 +258,16 @@ class PyTorchJobBackend:
     def _follow_to_the_end(self) -> None:
         patience = _Patience(self._config.api_minutes, has_job=True)
         told: set[str] = set()
+        uid = ""
         while True:
-            self._pods.wait(_POLL_SECONDS)
+            self._pods.wait(_POLL_SECONDS if uid else 0)
             try:
                 job = self._api.job(self._name)
                 patience.regain(self._say)
+                uid = uid or job["metadata"]["uid"]
+                if job["metadata"]["uid"] != uid:
+                    raise NoSuchJobError  # ours; this one was made after it
+                self._pods.start(uid)
                 self._follow_new_logs()
                 if condition(job, "Succeeded"):
                     return self._finish_logs()
@@ -305,7 +309,7 @@ class PyTorchJobBackend:
     def _meet_obstacles(self, job: Manifest, told: set[str]) -> None:
         """Tell what keeps the job from running, and give it up if nothing will change that."""
         pods = self._pods.present()
-        events = self._api.events(self._name) if len(pods) < self._wanted_pods else []
+        events = self._api.events(job["metadata"]["uid"]) if len(pods) < self._wanted_pods else []
         found = find_obstacles(job, pods, events, self._config)
         for obstacle in found:
             if obstacle.prospect is Prospect.REFUSED:

@@ -311,6 +311,37 @@ def test_quota_is_waited_for_while_it_is_full_and_given_up_when_it_is_too_small(
         assert api.jobs == {}
 
 
+def test_what_befell_an_earlier_job_of_the_name_is_not_held_against_this_one(api, backend, capfd):
+    ours = backend(startup_seconds=0, restarts=0)
+    ours.submit()
+    publish(ours)
+    refused = "Error creating: violates PodSecurity"
+    earlier = {"kind": "PyTorchJob", "name": ours.name, "uid": "earlier"}
+    event = {"reason": "FailedCreatePod", "message": refused, "involvedObject": earlier}
+    api.events = [event]
+    api.set_pod("old", {"terminated": {"exitCode": 143}}, owner="earlier")
+    soon(
+        lambda: api.wait_for("GET", f"{PODS[: -len('/pods')]}/events"),
+        lambda: api.set_pod("new", {"running": {}}),
+        lambda: api.set_condition("Succeeded"),
+    )
+    assert ours.follow()["final_loss_nats"] == 1.5
+    assert "was replaced" not in capfd.readouterr().out
+
+
+def test_job_that_somebody_deletes_and_another_makes_anew_is_gone(api, backend):
+    ours = backend()
+    ours.submit()
+
+    def anew():
+        api.jobs.clear()
+        backend().submit()
+
+    soon(anew)
+    with pytest.raises(JobFailedError, match="somebody deleted it"):
+        ours.follow()
+
+
 def test_what_lasts_ends_the_job_after_the_time_that_was_set(api, backend, capfd):
     ours = backend(startup_seconds=0)
     ours.submit()
