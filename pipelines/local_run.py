@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,11 @@ from pipelines.plan import Plan
 from pipelines.screen import Screen, StepLog
 from sightline.cli import TRY_LATER
 from sightline.steps import PIPELINE_STEPS
+from sightline_cluster.launch import PIPELINE_PROCESS
 
 _PROCESS_FILE = "step.pid"
+_KEYBOARD_SECONDS = 3.0  # for a step to end by itself of what was typed
+_LAST_SECONDS = 30.0  # for a step to delete its job, though the API answers slowly
 
 
 class StepFailedError(Exception):
@@ -97,6 +101,7 @@ def steps_environment(scratch: Path) -> Iterator[None]:
         "PATH": os.pathsep.join(search_path),
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(temporary),
+        PIPELINE_PROCESS: str(os.getpid()),
     }
     before, executable = dict(os.environ), sys.executable
     os.environ.update(changes)
@@ -113,15 +118,36 @@ def steps_environment(scratch: Path) -> Iterator[None]:
 def _stopped_with_us(scratch: Path) -> Iterator[None]:
     """Hand an end on to the step that runs, which KFP would leave working, and unwind.
 
-    SIGHUP is a terminal that was closed; a run under nohup ignores it, and goes on doing so.
+    SIGHUP is a terminal that was closed; a run under nohup ignores it, and goes on doing so. What
+    is typed at a terminal reaches the step as well: SIGINT is handed on only to one that goes on.
     """
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def step() -> int | None:
         with contextlib.suppress(OSError, ValueError):
-            os.kill(int((scratch / _PROCESS_FILE).read_text(encoding="utf-8")), number)
+            process = int((scratch / _PROCESS_FILE).read_text(encoding="utf-8"))
+            os.kill(process, 0)
+            return process
+        return None
+
+    def wait_for_step(seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while step() is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)  # a second one is at once
+            wait_for_step(_KEYBOARD_SECONDS)
+        if (process := step()) is not None:
+            with contextlib.suppress(OSError):
+                os.kill(process, number)
+        if number == signal.SIGINT:
+            wait_for_step(_LAST_SECONDS)
+            signal.default_int_handler(number, frame)
         raise SystemExit(128 + number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(number, stop)

@@ -28,6 +28,7 @@ from sightline_cluster.api import (
     explain,
 )
 from sightline_cluster.config import ClusterConfig
+from sightline_cluster.launch import PIPELINE_PROCESS
 from sightline_cluster.logs import PodLog, print_line
 from sightline_cluster.obstacles import Prospect, condition, find_obstacles
 from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
@@ -459,8 +460,9 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
 
     def cancel(number: int, _frame: FrameType | None) -> None:
         nonlocal was_there
-        # Both reach a step; the second must not break into the deletion that the first began.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # Several reach a step; the second must not break into the deletion that the first began.
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         if config.cancel_on_sigterm:
             for wait_seconds in _CANCEL_WAITS_SECONDS:
                 time.sleep(wait_seconds)
@@ -472,28 +474,38 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
                     failures[:] = [error]
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, cancel) for number in (signal.SIGTERM, signal.SIGINT)}
+    # SIGHUP is a terminal that was closed; under nohup it is ignored, and stays so.
+    before = {
+        number: handler
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN or number != signal.SIGHUP
+    }
+    for number in before:
+        signal.signal(number, cancel)
     if "KFP_POD_NAME" in os.environ:
         _hear_of_ancestors_death()
+    elif pipeline := os.environ.get(PIPELINE_PROCESS):
+        _hear_of_ancestors_death(int(pipeline))
     try:
         yield
     except SystemExit as ending:
-        if ending.code in (130, 143):
+        if ending.code in (129, 130, 143):
             if config.cancel_on_sigterm:
                 stays = "is deleted" if was_there else "of ours is not there"
             else:
                 stays = "goes on" if backend.may_have_job else "was not submitted"
             if failures:
                 stays = f"could not be deleted ({failures[0]}): sightline-cluster reap deletes it"
-            print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # the terminal may be what ended
+                print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _hear_of_ancestors_death() -> None:
-    """Take the end of any process above this one, but a container's first, as SIGTERM.
+def _hear_of_ancestors_death(farthest: int = 1) -> None:
+    """Take the end of any process above this one as SIGTERM, up to one, but a container's first.
 
     A parent-death signal (PR_SET_PDEATHSIG) would not do: between a step and KFP's launcher stands
     a shell, which lives on when the launcher dies.
@@ -504,7 +516,7 @@ def _hear_of_ancestors_death() -> None:
     with contextlib.suppress(OSError):
         while process > 1:
             ancestors.register(os.pidfd_open(process), select.POLLIN)
-            process = _parent_of(process)
+            process = _parent_of(process) if process != farthest else 1
         main = threading.main_thread()
 
         def wait() -> None:

@@ -99,7 +99,7 @@ class FakeApi:
             self.changed.notify_all()
 
     def set_pod(self, uid, state, name="job-worker-0", owner="", **status):
-        """Let a pod's container reach a state, as `{"running": {}}`; the only job's, or another's."""
+        """Let a container of a job's pod reach a state, as `{"running": {}}`."""
         owner = owner or next(job["metadata"]["uid"] for job in self.jobs.values())
         owners = [{"kind": "PyTorchJob", "uid": owner}]
         metadata = {"name": name, "uid": uid, "namespace": "team", "ownerReferences": owners}

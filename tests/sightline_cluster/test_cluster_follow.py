@@ -436,6 +436,52 @@ def test_launcher_that_was_told_so_leaves_its_job_when_it_ends(api):
     assert len(api.jobs) == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_closed_terminal_and_its_keyboard_delete_the_job(api, number):
+    with subprocess.Popen([*RUN, "pretrain", *FLAGS], stderr=subprocess.PIPE) as launcher:
+        _follows(api)
+        launcher.stderr.close()  # nobody is there to be told
+        launcher.send_signal(number)
+        assert launcher.wait(timeout=30) == 128 + number
+    assert api.jobs == {}
+
+
+def test_launcher_under_nohup_goes_on_when_its_terminal_is_closed(api):
+    with subprocess.Popen(["nohup", *RUN, "pretrain", *FLAGS]) as launcher:
+        _follows(api)
+        launcher.send_signal(signal.SIGHUP)
+        _follows(api)
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(timeout=30) == 143
+
+
+PIPELINE = """
+import subprocess, sys, tempfile
+from pathlib import Path
+from pipelines.local_run import _stopped_with_us, steps_environment
+
+with tempfile.TemporaryDirectory() as scratch, _stopped_with_us(Path(scratch)):
+    with steps_environment(Path(scratch)):
+        # As KFP's runner does it: a shell with the step below, whose output is read.
+        command = ["sh", "-c", '"$@"; :', "sh", "python3", *sys.argv[1:]]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as step:
+            for line in step.stdout:
+                print(line, end="")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_end_of_a_pipeline_on_this_machine_deletes_its_steps_job(api, name, tmp_path):
+    command = [sys.executable, "-c", PIPELINE, *RUN[1:], "pretrain", *FLAGS]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    # A signal for that process alone, as of kill.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as pipeline:
+        _follows(api)
+        pipeline.send_signal(signal.Signals[name])
+        _until(lambda: api.jobs == {})
+        assert pipeline.wait(timeout=30) != 0
+
+
 @pytest.fixture
 def step(api):
     """Return a process like KFP's launcher, which dies of SIGTERM; a step with a job is below."""
@@ -557,6 +603,13 @@ def test_wrong_settings_are_refused_in_one_line_without_a_cluster(capfd):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "cpus is unknown, did you mean cpu?" in done.stderr
+
+
+def _follows(api):
+    """Wait until a launcher asks for its job, which it has submitted or found."""
+    api.wait_for("POST", JOBS)
+    sent = len(api.requests)
+    _until(lambda: len(api.requests) > sent + 1)
 
 
 def _until(found):
