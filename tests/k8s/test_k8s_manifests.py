@@ -193,3 +193,13 @@ def test_example_launchers_arguments_are_those_it_takes(capsys):
     assert main(["render", *container["args"]]) == 0
     rendered = yaml.safe_load(capsys.readouterr().out)
     assert rendered["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 2
+
+
+def test_example_launcher_is_made_anew_only_where_it_was_killed_or_evicted():
+    (job,) = documents(K8S / "examples" / "launcher-job.yaml")
+    assert job["spec"]["backoffLimit"] > 0
+    final, disrupted = job["spec"]["podFailurePolicy"]["rules"]
+    assert (final["action"], disrupted["action"]) == ("FailJob", "Ignore")
+    # NotIn is asked of codes other than 0. SIGKILL and SIGTERM are 128 + 9 and 128 + 15.
+    assert final["onExitCodes"]["operator"] == "NotIn"
+    assert final["onExitCodes"]["values"] == [137, 143]
