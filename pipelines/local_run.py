@@ -16,11 +16,11 @@ from types import FrameType
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Plan
 from pipelines.screen import Screen, StepLog
-from sightline.cli import TRY_LATER
+from sightline.pipeline_step import EXIT_USER_ERROR
 from sightline.steps import PIPELINE_STEPS
 from sightline_cluster.launch import PIPELINE_PROCESS
 
-_PROCESS_FILE = "step.pid"
+_PROCESS_FILE, _CODE_FILE = "step.pid", "step.code"
 _KEYBOARD_SECONDS = 3.0  # for a step to end by itself of what was typed
 _LAST_SECONDS = 30.0  # for a step to delete its job, though the API answers slowly
 
@@ -64,17 +64,24 @@ def _execute(plan: Plan, pipeline_yaml: Path, scratch: Path, screen: Screen, log
     except RuntimeError as error:
         if not log.step:
             raise
-        raise explain_failure(log.step, screen.last_lines) from error
+        raise explain_failure(log.step, screen.last_lines, last_exit_code(scratch)) from error
 
 
-def explain_failure(step: str, last_lines: list[str]) -> StepFailedError:
-    """Return why a step failed, in its own words: KFP's runner keeps no exit code."""
+def explain_failure(step: str, last_lines: list[str], code: int | None) -> StepFailedError:
+    """Return why a step failed, in its own words, and by its exit code whose it is to mend."""
     mark = f"sightline {step}: "
     own = [line.removeprefix(mark) for line in last_lines if line.startswith(mark)]
     if own:
-        return StepFailedError(step, own[-1], is_user_error=not own[-1].startswith(TRY_LATER))
+        return StepFailedError(step, own[-1], is_user_error=code == EXIT_USER_ERROR)
     told = last_lines[-1] if last_lines else "it ended without a word, as a killed process does"
     return StepFailedError(step, told, is_user_error=False)
+
+
+def last_exit_code(scratch: Path) -> int | None:
+    """Return what the last Python of a step ended with; None: its shell was killed, too."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((scratch / _CODE_FILE).read_text(encoding="utf-8"))
+    return None
 
 
 @contextlib.contextmanager
@@ -87,10 +94,14 @@ def steps_environment(scratch: Path) -> Iterator[None]:
     commands = scratch / "bin"
     commands.mkdir()
     launcher = commands / "python3"
+    process, code = (shlex.quote(str(scratch / name)) for name in (_PROCESS_FILE, _CODE_FILE))
+    python = f'echo $$ > {process}; exec {shlex.quote(sys.executable)} "$@"'
+    # KFP's runner keeps no exit code, so a shell around it does.
     launcher.write_text(
         "#!/bin/sh\n"
-        f"echo $$ > {shlex.quote(str(scratch / _PROCESS_FILE))}\n"
-        f'exec {shlex.quote(sys.executable)} "$@"\n',
+        f"rm -f {code}\n"
+        f'sh -c {shlex.quote(python)} python3 "$@"\n'
+        f"code=$?; echo $code > {code}; exit $code\n",
         encoding="utf-8",
     )
     launcher.chmod(0o755)
