@@ -7,10 +7,13 @@ master, and an elasticPolicy of fixed size, without which they would have no pla
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import ipaddress
 import json
 import math
 import re
+import urllib.parse
 from fractions import Fraction
 from typing import Any
 
@@ -43,7 +46,8 @@ def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
     """Return the manifest of a task's job; the namespace is left to whoever submits it.
 
     Raises:
-        UserError: If the workers cannot be divided among pods, or the step's files do not fit.
+        UserError: If the workers cannot be divided among pods, the step's files do not fit, or the
+            store's address is one of this machine alone.
     """
     pods = pod_count(task, config)
     labels = labels_of(task)
@@ -162,7 +166,8 @@ def render_pod(task: Task, config: ClusterConfig) -> Manifest:
     """Return a worker's pod, as Pod Security `restricted` admits it.
 
     Raises:
-        UserError: If what the step may keep in its scratch would not fit there.
+        UserError: If what the step may keep in its scratch would not fit there, or the store's
+            address is one of this machine alone.
     """
     _require_scratch(task, config)
     spec: Manifest = {
@@ -271,6 +276,7 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     storage = dict(task.storage)
     if config.s3_endpoint_url:
         storage["s3_endpoint_url"] = config.s3_endpoint_url
+    _refuse_own_address(str(storage.get("s3_endpoint_url", "")))
     variables = {f"SIGHTLINE_{name.upper()}": str(value) for name, value in storage.items()}
     variables["SIGHTLINE_METRICS_PORT"] = str(METRICS_PORT)
     # Without it every process takes as many threads as the node has cores.
@@ -278,6 +284,19 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     if config.pushgateway_url:
         variables["SIGHTLINE_PUSHGATEWAY_URL"] = config.pushgateway_url
     return sorted(variables.items())
+
+
+def _refuse_own_address(endpoint_url: str) -> None:
+    host = urllib.parse.urlsplit(endpoint_url).hostname or ""
+    is_own = host == "localhost" or host.endswith(".localhost")
+    with contextlib.suppress(ValueError):  # a name
+        address = ipaddress.ip_address(host)
+        is_own = address.is_loopback or address.is_unspecified
+    if is_own:
+        raise UserError(
+            f"pods do not reach the S3 server at {endpoint_url}, which names every machine itself: "
+            "set cluster.s3_endpoint_url to its address inside the cluster"
+        )
 
 
 def _amount(quantity: str) -> Fraction:

@@ -19,12 +19,13 @@ from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, reap
 from sightline_cluster.render import RESTARTS_ANNOTATION
 from sightline_cluster.task import make_task
 
-RUN = [sys.executable, "-m", "sightline_cluster", "run"]
+IN_CLUSTER = "http://s3.example:9000"
+RUN = [sys.executable, "-m", "sightline_cluster", "run", "--set", f"s3_endpoint_url={IN_CLUSTER}"]
 FLAGS = ["--dataset-uri", "s3://b/datasets/1", "--out-uri", "s3://b/runs/r/pretrain"]
 
 
 @pytest.fixture
-def api(tmp_path, monkeypatch):
+def api(tmp_path, monkeypatch, s3_bucket):
     fake = FakeApi()
     monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
     yield fake
@@ -394,7 +395,8 @@ def test_sigterm_before_the_first_answer_leaves_another_tasks_job_alone(api):
 @pytest.mark.parametrize("epochs", [[], ["--epochs", "7"]])
 def test_sigterm_before_the_creation_is_answered_deletes_what_it_made(api, is_made_at_once, epochs):
     uris = dict(zip(("dataset_uri", "out_uri"), FLAGS[1::2], strict=True))
-    ours = PyTorchJobBackend(make_task("pretrain", uris, {}, {}), ClusterConfig())
+    placed = ClusterConfig(s3_endpoint_url=IN_CLUSTER)
+    ours = PyTorchJobBackend(make_task("pretrain", uris, {}, {}), placed)
 
     def admit(_job):
         if is_made_at_once:

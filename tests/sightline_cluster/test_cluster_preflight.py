@@ -33,6 +33,7 @@ def run(s3_bucket, monkeypatch, capfd):
 
     def start(*flags):
         place = ["--images", f"{s3_bucket}/images", "--out", f"{s3_bucket}/out"]
+        place += ["--set", "cluster.s3_endpoint_url=http://s3.example:9000"]
         code = main(["run", "--backend", "pytorchjob", *place, *flags])
         assert code == 2
         told = capfd.readouterr().err.splitlines()

@@ -202,7 +202,24 @@ def test_store_is_reached_as_pods_reach_it_and_keys_come_from_a_secret(task):
     assert env["SIGHTLINE_S3_ENDPOINT_URL"] == "http://s3:9000"
     assert env["SIGHTLINE_S3_RETRIES"] == "5"
     assert there["envFrom"] == [{"secretRef": {"name": "sightline-s3"}}]
-    assert "envFrom" not in container_of(render_pytorchjob(here, ClusterConfig(s3_secret="")))
+    assert "envFrom" not in container_of(render_pytorchjob(task(), ClusterConfig(s3_secret="")))
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "s3.localhost", "127.0.0.1", "127.8.8.8", "[::1]", "0.0.0.0", "LOCALHOST"]
+)
+def test_store_at_an_address_of_this_machine_alone_is_refused(task, host):
+    here = f"http://{host}:9000"
+    words = r"pods do not reach .*: set cluster.s3_endpoint_url to its address inside the cluster"
+    with pytest.raises(UserError, match=words):
+        render_pytorchjob(task(storage={"s3_endpoint_url": here}), ClusterConfig())
+    with pytest.raises(UserError, match=words):
+        render_pytorchjob(task(), ClusterConfig(s3_endpoint_url=here))
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "[fd00::7]", "minio", "localhost.example"])
+def test_store_at_an_address_of_a_network_is_taken(task, host):
+    render_pytorchjob(task(storage={"s3_endpoint_url": f"http://{host}:9000"}), ClusterConfig())
 
 
 def test_where_a_job_may_run_is_rendered_as_kubernetes_writes_it(task):
