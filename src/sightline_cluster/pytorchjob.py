@@ -91,8 +91,9 @@ class PyTorchJobBackend:
         """Meet whatever `submit` would meet, and make nothing.
 
         Raises:
-            UserError: If the cluster would refuse the job.
+            UserError: If the cluster would refuse the job, or the results' place cannot be read.
             ApiAwayError: If the API gives no answer.
+            StorageUnavailableError: If the store gives none.
         """
         if self._ask_before() is None:
             self._api.try_to_create(self._manifest)
@@ -101,8 +102,10 @@ class PyTorchJobBackend:
         """Create the job, or find the one that an earlier launcher of the same task created.
 
         Raises:
-            UserError: If the cluster refuses it, or a job of this name has another task.
+            UserError: If the cluster refuses it, a job of this name has another task, or the
+                results' place cannot be read.
             JobFailedError: If the API gives no answer.
+            StorageUnavailableError: If the store gives none.
         """
         patience = _Patience(self._config.api_minutes, has_job=False)
         while True:
@@ -180,6 +183,7 @@ class PyTorchJobBackend:
                 raise UserError(too_much)
             if self._config.queue:
                 self._refuse_a_queue_without_kueue()
+            self._read_once_with_our_keys()
             # Not our pod itself: another one takes over where it is killed, while the job goes on.
             if owner := self._api.owner():
                 self._manifest["metadata"]["ownerReferences"] = [owner]
@@ -231,6 +235,15 @@ class PyTorchJobBackend:
             for job in (found, self._manifest)
         )
         return bool(theirs == ours)
+
+    def _read_once_with_our_keys(self) -> None:
+        # The result is read here at the end; that it cannot be should not take days to learn.
+        try:
+            self._has_result()
+        except UserError as error:
+            raise UserError(
+                f"the launcher could not read the job's result, with keys of its own: {error}"
+            ) from None
 
     def _has_result(self) -> bool:
         return open_storage(self._task.out_uri).exists(ARTIFACTS_FILE)

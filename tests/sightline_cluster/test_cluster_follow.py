@@ -26,6 +26,8 @@ FLAGS = ["--dataset-uri", "s3://b/datasets/1", "--out-uri", "s3://b/runs/r/pretr
 
 @pytest.fixture
 def api(tmp_path, monkeypatch, s3_bucket):
+    # In a bucket that is there: a launcher looks into it before it submits.
+    FLAGS[1::2] = f"{s3_bucket}/datasets/1", f"{s3_bucket}/runs/r/pretrain"
     fake = FakeApi()
     monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
     yield fake
@@ -255,6 +257,15 @@ def test_cluster_that_will_not_take_the_job_is_told_before_anything_is_made(
     with pytest.raises(UserError, match=told):
         backend().submit()
     assert "POST" not in {method for method, _ in api.requests}
+
+
+def test_results_that_the_launcher_cannot_read_are_told_before_anything_is_made(api):
+    uris = {"dataset_uri": FLAGS[1], "out_uri": "s3://sightline-none-such/runs/r/pretrain"}
+    ours = PyTorchJobBackend(make_task("pretrain", uris, {}, {}), ClusterConfig())
+    for ask in (ours.check, ours.submit):
+        with pytest.raises(UserError, match=r"could not read the job's result, .* no bucket"):
+            ask()
+    assert {method for method, _ in api.requests} == {"GET"}
 
 
 def quota(**hard):
