@@ -155,6 +155,18 @@ def test_name_is_that_of_the_place_of_the_results(task):
     assert job_name(task(run="x" * 50 + "1")) != job_name(task(run="x" * 50 + "2"))
 
 
+@pytest.mark.parametrize("out", ["s3://b/runs/r/pretrain/", "s3://b//runs/r//pretrain"])
+def test_one_place_for_results_is_one_job_however_its_address_is_spelt(out):
+    one, other = (
+        render_pytorchjob(
+            make_task("pretrain", {"dataset_uri": "s3://b/d", "out_uri": uri}, {}, {}),
+            ClusterConfig(),
+        )
+        for uri in ("s3://b/runs/r/pretrain", out)
+    )
+    assert other == one
+
+
 def test_another_setting_is_another_job_and_said_in_words(task):
     one = render_pytorchjob(task(epochs=1), ClusterConfig())
     two = render_pytorchjob(task(epochs=2), ClusterConfig(memory="4Gi"))
