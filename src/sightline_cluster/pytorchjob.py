@@ -207,14 +207,19 @@ class PyTorchJobBackend:
             self._say(f"waiting until the deleted job {self._name} is gone")
             self._wait_until_gone()
             return False
+        has_failed = condition(found, "Failed")
+        other = ""
         if not self._has_our_spec(found):
-            told = "; ".join(differences(found, self._manifest)) or "its pods differ"
+            other = "; ".join(differences(found, self._manifest)) or "its pods differ"
+        if other and not has_failed:
             raise UserError(
                 f"job {self._name} is there already for {self._task.out_uri}, with another task "
-                f"({told}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "
+                f"({other}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "
                 "choose another run id"
             )
-        why = "failed before" if condition(found, "Failed") else ""
+        why = "failed before" if has_failed else ""
+        if other:  # nothing runs there: a mistake was mended
+            why = f"failed before, with another task ({other})"
         # A worker whose store is not ours refuses to begin where its result is already.
         if condition(found, "Succeeded") and not self._has_result():
             why = f"succeeded before, and its result is no longer in {self._task.out_uri}"

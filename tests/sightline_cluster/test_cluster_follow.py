@@ -191,6 +191,18 @@ def test_failed_job_of_an_earlier_launcher_is_replaced(api, backend):
     assert "status" not in job
 
 
+def test_failed_job_of_another_task_is_replaced_and_told_so(api, backend, capfd):
+    backend(epochs=1).submit()
+    api.set_condition("Failed")
+    ours = backend(epochs=2)
+    ours.submit()
+    told = f"job {ours.name} has failed before, with another task (epochs 1 there, 2 here); start"
+    assert told in capfd.readouterr().out
+    (job,) = api.jobs.values()
+    assert "status" not in job
+    assert ours._has_our_spec(job)
+
+
 def test_succeeded_job_whose_result_was_removed_is_replaced(api, backend, capfd):
     first = backend()
     first.submit()
@@ -566,7 +578,7 @@ def test_end_of_a_pipelines_run_reaps_what_runs_of_it_and_nothing_else(api, back
     ):
         reap_run(other_out, "r", "job", other)
         assert list(api.jobs) == [ours.name]
-    reap_run(out, "r", "job", cluster)
+    reap_run(f"{out}//", "r", "job", cluster)
     assert api.jobs == {}
     reap_run(out, "", "r", cluster)
     told = capfd.readouterr().out
