@@ -210,7 +210,7 @@ class PyTorchJobBackend:
         has_failed = condition(found, "Failed")
         other = ""
         if not self._has_our_spec(found):
-            other = "; ".join(differences(found, self._manifest)) or "its pods differ"
+            other = "; ".join(differences(found, self._manifest)) or "made in another way"
         if other and not has_failed:
             raise UserError(
                 f"job {self._name} is there already for {self._task.out_uri}, with another task "

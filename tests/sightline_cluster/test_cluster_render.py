@@ -175,6 +175,45 @@ def test_another_setting_is_another_job_and_said_in_words(task):
     assert differences(one, two) == ["epochs 1 there, 2 here", "memory 8Gi there, 4Gi here"]
 
 
+OTHERWISE = {
+    "train_image": "registry.example/train:3",
+    "image_pull_policy": "Always",
+    "image_pull_secret": "registry",
+    "service_account": "other",
+    "s3_secret": "",
+    "s3_endpoint_url": "http://s3.example:9000",
+    "pushgateway_url": "http://push.example:9091",
+    "processes_per_pod": 2,
+    "cpu": "3",
+    "memory": "9Gi",
+    "gpus": 1,
+    "shared_memory": "2Gi",
+    "scratch": "65Gi",
+    "node_selector": ("gpu=a100",),
+    "tolerations": ("spot:NoSchedule", "team=vision"),
+    "queue": "vision",
+    "deadline_hours": 1.5,
+    "keep_hours": 0.5,
+}
+NOT_THE_JOBS = {"backend", "namespace", "detect_image", "restarts", "startup_seconds"} | {
+    *("wait_for_nodes", "api_minutes", "cancel_on_sigterm"),
+}
+
+
+def test_every_setting_that_makes_another_job_is_named(task):
+    assert {*OTHERWISE, *NOT_THE_JOBS} == set(ClusterConfig.model_fields)
+    usual = render_pytorchjob(task(workers=2), ClusterConfig())
+    for name, value in OTHERWISE.items():
+        other = render_pytorchjob(task(workers=2), ClusterConfig(**{name: value}))
+        assert spec_hash(other) != spec_hash(usual)
+        said = [text.split()[0] for text in differences(usual, other)]
+        expected = {"train_image": ["image"], "processes_per_pod": ["pods", name]}
+        assert said == expected.get(name, [name])
+    storage = {"s3_region": "eu-central-1"}
+    other = render_pytorchjob(task(workers=2, storage=storage), ClusterConfig())
+    assert differences(usual, other) == ["s3_region none there, eu-central-1 here"]
+
+
 def test_what_only_the_launcher_does_changes_no_job(task):
     patient = ClusterConfig(restarts=99, startup_seconds=1, api_minutes=1, cancel_on_sigterm=False)
     assert spec_hash(render_pytorchjob(task(), patient)) == spec_hash(
