@@ -1,5 +1,7 @@
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import kubernetes_validate
@@ -165,6 +167,16 @@ def test_images_page_names_the_image_of_every_step():
             if f"base_image=images.{constant}" in path.read_text():
                 declared[path.stem] = getattr(images, constant).partition(":")[0]
     assert told == declared
+
+
+def test_make_test_cluster_fails_where_there_is_no_cluster():
+    recipe = (ROOT / "Makefile").read_text().partition("\ntest-cluster:")[2].splitlines()[1]
+    setting = recipe.split()[0]
+    environment = {**os.environ, "KUBECONFIG": "/none"} | dict([setting.split("=")])
+    collect = [sys.executable, "-m", "pytest", "tests/cluster", "--collect-only", "-q"]
+    done = subprocess.run(collect, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "tests/cluster needs " in done.stderr
 
 
 def test_example_launcher_is_let_through_by_the_base():
