@@ -130,7 +130,7 @@ def test_workers_own_words_and_code_for_what_the_user_can_mend(launch, bucket, n
 @pytest.mark.parametrize(
     "wish", ["get secrets", "list secrets", "create pods", "create pods/exec", "get nodes"]
 )
-def test_accounts_may_neither_read_secrets_nor_make_pods(namespace, account, wish):
+def test_accounts_may_ask_the_api_for_no_secret_pod_or_node(namespace, account, wish):
     user = f"--as=system:serviceaccount:{namespace.name}:{account}"
     for where in (["-n", namespace.name], ["-n", "kube-system"]):
         asked = subprocess.run(

@@ -136,7 +136,8 @@ def test_network_is_closed_but_for_what_is_named():
         ("workers", "ingress"): ([], [workers]),
         ("workers", "egress"): ([], [workers]),
         ("store", "egress"): (["443"], []),
-        ("store-in-cluster", "egress"): (["9000", "9091"], []),
+        ("store-in-cluster", "egress"): (["9000"], []),
+        ("pushgateway", "egress"): (["9091"], [watchers]),
         ("launcher", "egress"): (["443", "6443"], []),
         ("metrics", "ingress"): (["metrics"], [watchers]),
     }
@@ -150,7 +151,7 @@ def test_policies_select_the_pods_that_jobs_make():
     uris = {"dataset_uri": "s3://b/d", "out_uri": "s3://b/runs/r/pretrain"}
     job = render_pytorchjob(make_task("pretrain", uris, {}, {}), ClusterConfig())
     labels = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["metadata"]["labels"]
-    for name in ("workers", "store", "metrics"):
+    for name in ("workers", "store", "metrics", "pushgateway"):
         selected = one("NetworkPolicy", name)["spec"]["podSelector"]["matchLabels"]
         assert selected.items() <= labels.items(), name
 
