@@ -193,6 +193,7 @@ def test_example_launcher_is_let_through_by_the_base():
     (subject,) = one("RoleBinding", "sightline-launcher")["subjects"]
     assert pod["serviceAccountName"] == subject["name"]
     assert pod["automountServiceAccountToken"] is True  # its account's default is none
+    assert pod["shareProcessNamespace"] is True  # as process 1 it would not hear every SIGTERM
     (container,) = pod["containers"]
     assert container["image"] == LAUNCH
 
