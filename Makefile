@@ -90,7 +90,7 @@ deploy-dev: ## Apply k8s/overlays/dev to the cluster of the current KUBECONFIG
 	kubectl apply -k k8s/overlays/dev
 
 test-cluster: $(READY) ## Run the tests that need the cluster of the current KUBECONFIG (docs/cluster.md)
-	$(RUN) -m pytest tests/cluster -m "$(MARKS)"
+	SIGHTLINE_TEST_CLUSTER=required $(RUN) -m pytest tests/cluster -m "$(MARKS)"
 
 constraints: ## Resolve constraints.txt anew from pyproject.toml
 	rm -rf build/constraints

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,13 @@ from types import FrameType
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Plan
 from pipelines.screen import Screen, StepLog
-from sightline.cli import TRY_LATER
+from sightline.pipeline_step import EXIT_USER_ERROR
 from sightline.steps import PIPELINE_STEPS
+from sightline_cluster.launch import PIPELINE_PROCESS
 
-_PROCESS_FILE = "step.pid"
+_PROCESS_FILE, _CODE_FILE = "step.pid", "step.code"
+_KEYBOARD_SECONDS = 3.0  # for a step to end by itself of what was typed
+_LAST_SECONDS = 30.0  # for a step to delete its job, though the API answers slowly
 
 
 class StepFailedError(Exception):
@@ -60,17 +64,24 @@ def _execute(plan: Plan, pipeline_yaml: Path, scratch: Path, screen: Screen, log
     except RuntimeError as error:
         if not log.step:
             raise
-        raise explain_failure(log.step, screen.last_lines) from error
+        raise explain_failure(log.step, screen.last_lines, last_exit_code(scratch)) from error
 
 
-def explain_failure(step: str, last_lines: list[str]) -> StepFailedError:
-    """Return why a step failed, in its own words: KFP's runner keeps no exit code."""
+def explain_failure(step: str, last_lines: list[str], code: int | None) -> StepFailedError:
+    """Return why a step failed, in its own words, and by its exit code whose it is to mend."""
     mark = f"sightline {step}: "
     own = [line.removeprefix(mark) for line in last_lines if line.startswith(mark)]
     if own:
-        return StepFailedError(step, own[-1], is_user_error=not own[-1].startswith(TRY_LATER))
+        return StepFailedError(step, own[-1], is_user_error=code == EXIT_USER_ERROR)
     told = last_lines[-1] if last_lines else "it ended without a word, as a killed process does"
     return StepFailedError(step, told, is_user_error=False)
+
+
+def last_exit_code(scratch: Path) -> int | None:
+    """Return what the last Python of a step ended with; None: its shell was killed, too."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((scratch / _CODE_FILE).read_text(encoding="utf-8"))
+    return None
 
 
 @contextlib.contextmanager
@@ -83,10 +94,14 @@ def steps_environment(scratch: Path) -> Iterator[None]:
     commands = scratch / "bin"
     commands.mkdir()
     launcher = commands / "python3"
+    process, code = (shlex.quote(str(scratch / name)) for name in (_PROCESS_FILE, _CODE_FILE))
+    python = f'echo $$ > {process}; exec {shlex.quote(sys.executable)} "$@"'
+    # KFP's runner keeps no exit code, so a shell around it does.
     launcher.write_text(
         "#!/bin/sh\n"
-        f"echo $$ > {shlex.quote(str(scratch / _PROCESS_FILE))}\n"
-        f'exec {shlex.quote(sys.executable)} "$@"\n',
+        f"rm -f {code}\n"
+        f'sh -c {shlex.quote(python)} python3 "$@"\n'
+        f"code=$?; echo $code > {code}; exit $code\n",
         encoding="utf-8",
     )
     launcher.chmod(0o755)
@@ -97,6 +112,7 @@ def steps_environment(scratch: Path) -> Iterator[None]:
         "PATH": os.pathsep.join(search_path),
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(temporary),
+        PIPELINE_PROCESS: str(os.getpid()),
     }
     before, executable = dict(os.environ), sys.executable
     os.environ.update(changes)
@@ -113,15 +129,36 @@ def steps_environment(scratch: Path) -> Iterator[None]:
 def _stopped_with_us(scratch: Path) -> Iterator[None]:
     """Hand an end on to the step that runs, which KFP would leave working, and unwind.
 
-    SIGHUP is a terminal that was closed; a run under nohup ignores it, and goes on doing so.
+    SIGHUP is a terminal that was closed; a run under nohup ignores it, and goes on doing so. What
+    is typed at a terminal reaches the step as well: SIGINT is handed on only to one that goes on.
     """
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def step() -> int | None:
         with contextlib.suppress(OSError, ValueError):
-            os.kill(int((scratch / _PROCESS_FILE).read_text(encoding="utf-8")), number)
+            process = int((scratch / _PROCESS_FILE).read_text(encoding="utf-8"))
+            os.kill(process, 0)
+            return process
+        return None
+
+    def wait_for_step(seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while step() is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)  # a second one is at once
+            wait_for_step(_KEYBOARD_SECONDS)
+        if (process := step()) is not None:
+            with contextlib.suppress(OSError):
+                os.kill(process, number)
+        if number == signal.SIGINT:
+            wait_for_step(_LAST_SECONDS)
+            signal.default_int_handler(number, frame)
         raise SystemExit(128 + number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(number, stop)

@@ -126,11 +126,9 @@ class Api:
         asked = [("container", CONTAINER), ("follow", "true"), *query.items()]
         return self._stream(self._core("pods", pod, "log"), asked, None)
 
-    def events(self, name: str) -> list[Manifest]:
-        """Return the events about a job's object or a pod, oldest first."""
-        found = self._items(
-            self._core("events"), [("fieldSelector", f"involvedObject.name={name}")]
-        )
+    def events(self, uid: str) -> list[Manifest]:
+        """Return the events about one object, oldest first; not those of an earlier namesake."""
+        found = self._items(self._core("events"), [("fieldSelector", f"involvedObject.uid={uid}")])
         return sorted(
             found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
         )

@@ -21,8 +21,8 @@ class Backend(Protocol):
         """Show what it does until its end, and return what the step wrote to `metrics.json`."""
         ...
 
-    def cancel(self) -> None:
-        """Call it off and leave nothing running."""
+    def cancel(self) -> bool:
+        """Call it off and leave nothing running; say whether there was anything to call off."""
         ...
 
 
@@ -41,8 +41,9 @@ class LocalBackend:
         task = self._task
         return run_step(task.step, task.uris.to_json(), task.config.to_json())
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         """Do nothing: whoever ends this process ends the work."""
+        return False
 
 
 def make_backend(task: Task, config: ClusterConfig) -> Backend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from sightline.config import StepConfig
 
@@ -51,10 +51,10 @@ class ClusterConfig(StepConfig):
     """Name of the secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the service
     account's own identity is used."""
 
-    s3_endpoint_url: str = Field(default="", pattern=r"^(https?://[^@]+)?$")
+    s3_endpoint_url: str = Field(default="", pattern=r"^(https?://.+)?$")
     """Address of the S3 server as pods reach it; empty: the same as here."""
 
-    pushgateway_url: str = Field(default="", pattern=r"^(https?://[^@]+)?$")
+    pushgateway_url: str = Field(default="", pattern=r"^(https?://.+)?$")
     """Pushgateway that receives the outcome of each job; empty: none."""
 
     processes_per_pod: Annotated[int, Field(ge=1, le=64)] = 1
@@ -112,6 +112,18 @@ class ClusterConfig(StepConfig):
     cancel_on_sigterm: bool = True
     """Delete the job when the launcher is asked to end. Off, the job goes on, and the same command
     follows it again."""
+
+    @field_validator("s3_endpoint_url", "pushgateway_url", mode="before")
+    @classmethod
+    def _refuse_credentials(cls, value: Any, info: ValidationInfo) -> Any:
+        # Before the pattern, whose message would repeat the secret.
+        if isinstance(value, str) and "@" in value:
+            instead = "give them by the secret that cluster.s3_secret names"
+            raise ValueError(
+                "an address holds no credentials: "
+                + (instead if info.field_name == "s3_endpoint_url" else "jobs send none")
+            )
+        return value
 
     @field_validator("node_selector", "tolerations", mode="before")
     @classmethod

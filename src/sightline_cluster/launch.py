@@ -11,6 +11,10 @@ from sightline_cluster.backends import make_backend
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.task import Task
 
+PIPELINE_PROCESS = "SIGHTLINE_PIPELINE_PROCESS"
+"""Variable with the id of the process that runs a pipeline on this machine: its steps end with it,
+and their jobs."""
+
 
 def run_task(task: Task, config: ClusterConfig) -> dict[str, Any]:
     """Hand a task over, follow it, and return what the step wrote to `metrics.json`.

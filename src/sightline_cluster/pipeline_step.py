@@ -20,7 +20,7 @@ from sightline.telemetry import announce
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.launch import run_task
 from sightline_cluster.render import RUN_LABEL
-from sightline_cluster.task import label_value, make_task
+from sightline_cluster.task import label_value, make_task, one_spelling
 
 
 def run_training_step(
@@ -74,7 +74,7 @@ def reap_run(out: str, run_id: str, job_id: str, cluster: Mapping[str, Any]) -> 
         SystemExit: With code 2, if the user can mend what hinders it, else with 1; one line says
             why.
     """
-    run = run_folder(out, run_id, job_id)
+    run = one_spelling(run_folder(out, run_id, job_id))
     try:
         config = ClusterConfig.from_values(cluster)
         if config.backend == "local" or not config.cancel_on_sigterm:

@@ -32,11 +32,12 @@ class Ending:
 
 
 class Pods:
-    """The pods of a job, also those that were replaced."""
+    """The pods of a job, also those that were replaced; not those of an earlier namesake."""
 
     def __init__(self, api: Api, job: str) -> None:
         self._api = api
         self._job = job
+        self._job_uid = ""
         self._changed = threading.Condition()
         self._present: dict[str, Manifest] = {}
         self._uids: dict[str, list[str]] = {}
@@ -44,9 +45,11 @@ class Pods:
         self._stopped = False
         self._thread = threading.Thread(target=self._keep_watching, name="pods", daemon=True)
 
-    def start(self) -> None:
-        """Begin to watch."""
-        self._thread.start()
+    def start(self, job_uid: str) -> None:
+        """Begin to watch, if that is not done yet."""
+        if not self._job_uid:
+            self._job_uid = job_uid
+            self._thread.start()
 
     def stop(self) -> None:
         """Let the watch end at its next word from the cluster."""
@@ -98,6 +101,9 @@ class Pods:
                 del self._present[uid]
 
     def _take(self, pod: Manifest, is_gone: bool) -> None:
+        owners = [entry["uid"] for entry in pod["metadata"].get("ownerReferences", [])]
+        if self._job_uid not in owners:
+            return
         uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
         with self._changed:
             uids = self._uids.setdefault(name, [])

@@ -28,6 +28,7 @@ from sightline_cluster.api import (
     explain,
 )
 from sightline_cluster.config import ClusterConfig
+from sightline_cluster.launch import PIPELINE_PROCESS
 from sightline_cluster.logs import PodLog, print_line
 from sightline_cluster.obstacles import Prospect, condition, find_obstacles
 from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
@@ -73,7 +74,8 @@ class PyTorchJobBackend:
         self._pods = Pods(self._api, self._name)
         self._logs: dict[str, PodLog] = {}
         self._was_found = False
-        self._is_creating = False
+        self._may_be_made = False
+        self._is_ours = False
         self._earlier_restarts = 0
         self._restarts = 0
         self._endings_told = 0
@@ -89,8 +91,9 @@ class PyTorchJobBackend:
         """Meet whatever `submit` would meet, and make nothing.
 
         Raises:
-            UserError: If the cluster would refuse the job.
+            UserError: If the cluster would refuse the job, or the results' place cannot be read.
             ApiAwayError: If the API gives no answer.
+            StorageUnavailableError: If the store gives none.
         """
         if self._ask_before() is None:
             self._api.try_to_create(self._manifest)
@@ -99,8 +102,10 @@ class PyTorchJobBackend:
         """Create the job, or find the one that an earlier launcher of the same task created.
 
         Raises:
-            UserError: If the cluster refuses it, or a job of this name has another task.
+            UserError: If the cluster refuses it, a job of this name has another task, or the
+                results' place cannot be read.
             JobFailedError: If the API gives no answer.
+            StorageUnavailableError: If the store gives none.
         """
         patience = _Patience(self._config.api_minutes, has_job=False)
         while True:
@@ -120,7 +125,6 @@ class PyTorchJobBackend:
             UserError: If the workers or the cluster named something that the user can mend.
             JobFailedError: If the job failed otherwise, was deleted, or left no result.
         """
-        self._pods.start()
         try:
             self._follow_to_the_end()
         finally:
@@ -134,12 +138,32 @@ class PyTorchJobBackend:
             ) from None
         return dict(read_json(folder / "metrics.json"))
 
-    def cancel(self) -> None:
-        """Delete the job, and with it its pods; the first request is the deletion."""
-        self._api.delete(self._name)
-        if self._is_creating:
-            time.sleep(1)  # a request to create that is on its way may arrive after that
-            self._api.delete(self._name)
+    @property
+    def may_have_job(self) -> bool:
+        """Whether a job of ours runs, or may: a request to create one may have no answer yet."""
+        return self._is_ours or self._may_be_made
+
+    def cancel(self) -> bool:
+        """Delete the job, and with it its pods; say whether there was one of ours.
+
+        Once it is known to be ours, the first request is the deletion. Before that, a job of this
+        name may be another task's, and only what has our specification is deleted.
+        """
+        if self._is_ours:
+            return self._api.delete(self._name)
+        if not self._may_be_made:
+            return False
+        if self._delete_what_is_like_ours():
+            return True
+        time.sleep(1)  # a request to create that is on its way may arrive after that
+        return self._delete_what_is_like_ours()
+
+    def _delete_what_is_like_ours(self) -> bool:
+        try:
+            found = self._api.job(self._name)
+        except NoSuchJobError:
+            return False
+        return self._has_our_spec(found) and self._api.delete(self._name)
 
     # --- submitting ---
 
@@ -159,6 +183,7 @@ class PyTorchJobBackend:
                 raise UserError(too_much)
             if self._config.queue:
                 self._refuse_a_queue_without_kueue()
+            self._read_once_with_our_keys()
             # Not our pod itself: another one takes over where it is killed, while the job goes on.
             if owner := self._api.owner():
                 self._manifest["metadata"]["ownerReferences"] = [owner]
@@ -166,13 +191,12 @@ class PyTorchJobBackend:
 
     def _create(self) -> bool:
         """Create the job; False: another launcher was faster."""
-        self._is_creating = True
+        self._may_be_made = True
         try:
             _create(self._api, self._manifest)
         except _ExistsError:
             return False
-        finally:
-            self._is_creating = False
+        self._is_ours = True
         self._say(f"submitted job {self._name} to namespace {self._api.namespace}")
         return True
 
@@ -183,16 +207,19 @@ class PyTorchJobBackend:
             self._say(f"waiting until the deleted job {self._name} is gone")
             self._wait_until_gone()
             return False
-        annotations = metadata.get("annotations", {})
-        wanted = self._manifest["metadata"]["annotations"][SPEC_ANNOTATION]
-        if annotations.get(SPEC_ANNOTATION) != wanted:
-            told = "; ".join(differences(found, self._manifest)) or "its pods differ"
+        has_failed = condition(found, "Failed")
+        other = ""
+        if not self._has_our_spec(found):
+            other = "; ".join(differences(found, self._manifest)) or "made in another way"
+        if other and not has_failed:
             raise UserError(
                 f"job {self._name} is there already for {self._task.out_uri}, with another task "
-                f"({told}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "
+                f"({other}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "
                 "choose another run id"
             )
-        why = "failed before" if condition(found, "Failed") else ""
+        why = "failed before" if has_failed else ""
+        if other:  # nothing runs there: a mistake was mended
+            why = f"failed before, with another task ({other})"
         # A worker whose store is not ours refuses to begin where its result is already.
         if condition(found, "Succeeded") and not self._has_result():
             why = f"succeeded before, and its result is no longer in {self._task.out_uri}"
@@ -202,9 +229,26 @@ class PyTorchJobBackend:
             self._wait_until_gone()
             return False
         self._say(f"found job {self._name} of an earlier launcher, and follow it")
-        self._was_found = True
-        self._restarts = self._earlier_restarts = int(annotations.get(RESTARTS_ANNOTATION, 0))
+        self._was_found = self._is_ours = True
+        told = metadata["annotations"].get(RESTARTS_ANNOTATION, 0)
+        self._restarts = self._earlier_restarts = int(told)
         return True
+
+    def _has_our_spec(self, found: Manifest) -> bool:
+        theirs, ours = (
+            job["metadata"].get("annotations", {}).get(SPEC_ANNOTATION)
+            for job in (found, self._manifest)
+        )
+        return bool(theirs == ours)
+
+    def _read_once_with_our_keys(self) -> None:
+        # The result is read here at the end; that it cannot be should not take days to learn.
+        try:
+            self._has_result()
+        except UserError as error:
+            raise UserError(
+                f"the launcher could not read the job's result, with keys of its own: {error}"
+            ) from None
 
     def _has_result(self) -> bool:
         return open_storage(self._task.out_uri).exists(ARTIFACTS_FILE)
@@ -233,11 +277,16 @@ class PyTorchJobBackend:
     def _follow_to_the_end(self) -> None:
         patience = _Patience(self._config.api_minutes, has_job=True)
         told: set[str] = set()
+        uid = ""
         while True:
-            self._pods.wait(_POLL_SECONDS)
+            self._pods.wait(_POLL_SECONDS if uid else 0)
             try:
                 job = self._api.job(self._name)
                 patience.regain(self._say)
+                uid = uid or job["metadata"]["uid"]
+                if job["metadata"]["uid"] != uid:
+                    raise NoSuchJobError  # ours; this one was made after it
+                self._pods.start(uid)
                 self._follow_new_logs()
                 if condition(job, "Succeeded"):
                     return self._finish_logs()
@@ -279,7 +328,7 @@ class PyTorchJobBackend:
     def _meet_obstacles(self, job: Manifest, told: set[str]) -> None:
         """Tell what keeps the job from running, and give it up if nothing will change that."""
         pods = self._pods.present()
-        events = self._api.events(self._name) if len(pods) < self._wanted_pods else []
+        events = self._api.events(job["metadata"]["uid"]) if len(pods) < self._wanted_pods else []
         found = find_obstacles(job, pods, events, self._config)
         for obstacle in found:
             if obstacle.prospect is Prospect.REFUSED:
@@ -425,40 +474,56 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
     in another group hears nothing but that death, so there it counts as SIGTERM, too.
     """
     failures: list[Exception] = []
+    was_there = False
 
     def cancel(number: int, _frame: FrameType | None) -> None:
-        # Both reach a step; the second must not break into the deletion that the first began.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        nonlocal was_there
+        # Several reach a step; the second must not break into the deletion that the first began.
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         if config.cancel_on_sigterm:
             for wait_seconds in _CANCEL_WAITS_SECONDS:
                 time.sleep(wait_seconds)
                 try:
-                    backend.cancel()
+                    was_there = backend.cancel() or was_there
                     failures.clear()
                     break
                 except (ApiAwayError, UserError) as error:
                     failures[:] = [error]
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, cancel) for number in (signal.SIGTERM, signal.SIGINT)}
+    # SIGHUP is a terminal that was closed; under nohup it is ignored, and stays so.
+    before = {
+        number: handler
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN or number != signal.SIGHUP
+    }
+    for number in before:
+        signal.signal(number, cancel)
     if "KFP_POD_NAME" in os.environ:
         _hear_of_ancestors_death()
+    elif pipeline := os.environ.get(PIPELINE_PROCESS):
+        _hear_of_ancestors_death(int(pipeline))
     try:
         yield
     except SystemExit as ending:
-        if ending.code in (130, 143):
-            stays = "goes on" if not config.cancel_on_sigterm else "is deleted"
+        if ending.code in (129, 130, 143):
+            if config.cancel_on_sigterm:
+                stays = "is deleted" if was_there else "of ours is not there"
+            else:
+                stays = "goes on" if backend.may_have_job else "was not submitted"
             if failures:
                 stays = f"could not be deleted ({failures[0]}): sightline-cluster reap deletes it"
-            print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # the terminal may be what ended
+                print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _hear_of_ancestors_death() -> None:
-    """Take the end of any process above this one, but a container's first, as SIGTERM.
+def _hear_of_ancestors_death(farthest: int = 1) -> None:
+    """Take the end of any process above this one as SIGTERM, up to one, but a container's first.
 
     A parent-death signal (PR_SET_PDEATHSIG) would not do: between a step and KFP's launcher stands
     a shell, which lives on when the launcher dies.
@@ -469,7 +534,7 @@ def _hear_of_ancestors_death() -> None:
     with contextlib.suppress(OSError):
         while process > 1:
             ancestors.register(os.pidfd_open(process), select.POLLIN)
-            process = _parent_of(process)
+            process = _parent_of(process) if process != farthest else 1
         main = threading.main_thread()
 
         def wait() -> None:

@@ -7,10 +7,13 @@ master, and an elasticPolicy of fixed size, without which they would have no pla
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import ipaddress
 import json
 import math
 import re
+import urllib.parse
 from fractions import Fraction
 from typing import Any
 
@@ -30,6 +33,7 @@ MESSAGE_PATH = "/dev/termination-log"
 METRICS_PORT = 9400
 USER_ID = 10001
 _LOG_MIB = 1024
+_VARIABLES = "SIGHTLINE_"
 _UNITS = {
     **{"": Fraction(1), "m": Fraction(1, 1000)},
     **{unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
@@ -43,7 +47,8 @@ def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
     """Return the manifest of a task's job; the namespace is left to whoever submits it.
 
     Raises:
-        UserError: If the workers cannot be divided among pods, or the step's files do not fit.
+        UserError: If the workers cannot be divided among pods, the step's files do not fit, or the
+            store's address is one of this machine alone.
     """
     pods = pod_count(task, config)
     labels = labels_of(task)
@@ -123,8 +128,11 @@ def spec_hash(manifest: Manifest) -> str:
 
 
 def differences(found: Manifest, wanted: Manifest) -> list[str]:
-    """Return what two jobs' containers are told differently, for a person to read."""
-    seen, asked = (_told(manifest) for manifest in (found, wanted))
+    """Return the settings that two jobs of one step were given differently; none, if unknown."""
+    try:
+        seen, asked = (_told(manifest) for manifest in (found, wanted))
+    except (KeyError, IndexError):
+        return []  # not of this program's making
     names = sorted(name for name in {*seen, *asked} if seen.get(name) != asked.get(name))
     return [
         f"{name} {seen.get(name, 'none')} there, {asked.get(name, 'none')} here" for name in names
@@ -132,17 +140,56 @@ def differences(found: Manifest, wanted: Manifest) -> list[str]:
 
 
 def _told(manifest: Manifest) -> dict[str, Any]:
+    """Return what a job was asked for by the names of its settings; what is empty is left out."""
+    labels, policy = manifest["metadata"]["labels"], manifest["spec"]["runPolicy"]
     worker = manifest["spec"]["pytorchReplicaSpecs"]["Worker"]
-    container = worker["template"]["spec"]["containers"][0]
+    pod = worker["template"]["spec"]
+    container = pod["containers"][0]
+    limits = dict(container["resources"]["limits"])
+    volumes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]}
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    taints = [
+        "".join(
+            (
+                entry["key"],
+                f"={entry['value']}" if "value" in entry else "",
+                f":{entry['effect']}" if "effect" in entry else "",
+            )
+        )
+        for entry in pod.get("tolerations", [])
+    ]
+    told = {
+        "sightline": labels["app.kubernetes.io/version"],
+        "queue": labels.get("kueue.x-k8s.io/queue-name"),
+        "deadline_hours": f"{policy['activeDeadlineSeconds'] / 3600:g}",
+        "keep_hours": f"{policy['ttlSecondsAfterFinished'] / 3600:g}",
+        "pods": worker["replicas"],
+        "processes_per_pod": manifest["spec"]["nprocPerNode"],
+        "image": container["image"],
+        "image_pull_policy": container["imagePullPolicy"],
+        "image_pull_secret": ",".join(entry["name"] for entry in pod.get("imagePullSecrets", [])),
+        "service_account": pod["serviceAccountName"],
+        "s3_secret": ",".join(e["secretRef"]["name"] for e in container.get("envFrom", [])),
+        "gpus": limits.get("nvidia.com/gpu"),
+        "cpu": limits["cpu"],
+        "memory": limits["memory"],
+        "scratch": volumes["scratch"],
+        "shared_memory": volumes["shared-memory"],
+        "node_selector": ",".join(f"{k}={v}" for k, v in pod.get("nodeSelector", {}).items()),
+        "tolerations": ",".join(taints),
+    }
+    told |= {
+        name.removeprefix(_VARIABLES).lower(): value
+        for name, value in variables.items()
+        if name.startswith(_VARIABLES)
+    }
     arguments = container["args"]
-    told = {"image": container["image"], "pods": worker["replicas"]}
-    told |= container.get("resources", {}).get("limits", {})
     for flag, value in zip(arguments[1::2], arguments[2::2], strict=False):
         if flag == "--config":
             told |= json.loads(value)
         else:
             told[flag.removeprefix("--").replace("-", "_")] = value
-    return told
+    return {name: value for name, value in told.items() if value not in (None, "")}
 
 
 def labels_of(task: Task) -> dict[str, str]:
@@ -162,7 +209,8 @@ def render_pod(task: Task, config: ClusterConfig) -> Manifest:
     """Return a worker's pod, as Pod Security `restricted` admits it.
 
     Raises:
-        UserError: If what the step may keep in its scratch would not fit there.
+        UserError: If what the step may keep in its scratch would not fit there, or the store's
+            address is one of this machine alone.
     """
     _require_scratch(task, config)
     spec: Manifest = {
@@ -271,13 +319,27 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     storage = dict(task.storage)
     if config.s3_endpoint_url:
         storage["s3_endpoint_url"] = config.s3_endpoint_url
-    variables = {f"SIGHTLINE_{name.upper()}": str(value) for name, value in storage.items()}
-    variables["SIGHTLINE_METRICS_PORT"] = str(METRICS_PORT)
+    _refuse_own_address(str(storage.get("s3_endpoint_url", "")))
+    variables = {f"{_VARIABLES}{name.upper()}": str(value) for name, value in storage.items()}
+    variables[f"{_VARIABLES}METRICS_PORT"] = str(METRICS_PORT)
     # Without it every process takes as many threads as the node has cores.
     variables["OMP_NUM_THREADS"] = str(max(1, int(_amount(config.cpu)) // config.processes_per_pod))
     if config.pushgateway_url:
-        variables["SIGHTLINE_PUSHGATEWAY_URL"] = config.pushgateway_url
+        variables[f"{_VARIABLES}PUSHGATEWAY_URL"] = config.pushgateway_url
     return sorted(variables.items())
+
+
+def _refuse_own_address(endpoint_url: str) -> None:
+    host = urllib.parse.urlsplit(endpoint_url).hostname or ""
+    is_own = host == "localhost" or host.endswith(".localhost")
+    with contextlib.suppress(ValueError):  # a name
+        address = ipaddress.ip_address(host)
+        is_own = address.is_loopback or address.is_unspecified
+    if is_own:
+        raise UserError(
+            f"pods do not reach the S3 server at {endpoint_url}, which names every machine itself: "
+            "set cluster.s3_endpoint_url to its address inside the cluster"
+        )
 
 
 def _amount(quantity: str) -> Fraction:

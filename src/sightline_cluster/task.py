@@ -62,7 +62,9 @@ def make_task(
     if step not in STEPS:
         raise UserError(f"a job runs {', '.join(STEPS)}, got {step!r}")
     command = COMMANDS[step]
-    parsed = command.uris_class.from_values(uris)
+    parsed = command.uris_class.from_values(
+        {name: one_spelling(uri) if isinstance(uri, str) else uri for name, uri in uris.items()}
+    )
     config = command.config_class.from_values(settings)
     local = {
         name: uri for name, uri in parsed.to_json().items() if uri and not uri.startswith("s3://")
@@ -71,6 +73,14 @@ def make_task(
         found = ", ".join(f"{name} {uri}" for name, uri in local.items())
         raise UserError(f"pods read and write s3://… only, got {found}: copy the data to a bucket")
     return Task(step, parsed, config, storage)
+
+
+def one_spelling(uri: str) -> str:
+    """Return an S3 address without the slashes that name no other place, at its end or doubled."""
+    scheme, separator, place = uri.partition("://")
+    if scheme != "s3":
+        return uri
+    return f"{scheme}{separator}{'/'.join(part for part in place.split('/') if part)}"
 
 
 def label_value(text: str, length: int = 63) -> str:

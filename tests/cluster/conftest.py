@@ -2,7 +2,8 @@
 
 Needed: Training Operator 1.9, the images of `make images` on the cluster's nodes, and an S3 server
 that the TESTBED_S3_… variables name, once as seen from here and once as seen from pods. Without
-them every test is skipped and says which is missing.
+them every test is skipped and says which is missing; with SIGHTLINE_TEST_CLUSTER=required, which
+`make test-cluster` sets, nothing is run and pytest fails.
 """
 
 import json
@@ -56,6 +57,8 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem == "test_cluster_audit")
     here = [item for item in items if Path(__file__).parent in item.path.parents]
     missing = _missing() if here else ""
+    if missing and os.environ.get("SIGHTLINE_TEST_CLUSTER") == "required":
+        raise pytest.UsageError(f"tests/cluster needs {missing}")
     for item in here:
         # Not how long it should take: on a busy machine two pods import torch for minutes.
         item.add_marker(pytest.mark.timeout(1800))

@@ -67,6 +67,23 @@ def test_launcher_pod_that_is_killed_is_followed_by_one_that_finds_the_job(
         namespace.kubectl("delete", "pytorchjobs", "-l", f"sightline.dev/run-id={run}")
 
 
+@pytest.mark.parametrize("code", [1, 2])
+def test_launcher_that_has_told_its_jobs_end_is_not_made_anew(namespace, code):
+    name = f"launcher-t{uuid.uuid4().hex[:8]}"
+    job = launcher_job(name, [])
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    container["command"] = ["python3", "-c", f"raise SystemExit({code})"]
+    namespace.apply(job)
+    try:
+        failed = ["wait", "--for=condition=failed", f"job/{name}", "--timeout=300s"]
+        namespace.kubectl(*failed, timeout=320)
+        status = json.loads(namespace.kubectl("get", "job", name, "-o", "json").stdout)["status"]
+        assert status["failed"] == 1
+        assert status["conditions"][-1]["reason"] == "PodFailurePolicy"
+    finally:
+        namespace.kubectl("delete", "job", name, "--wait=false")
+
+
 def wait_for_log(namespace, job, pattern, but="", seconds=900):
     """Wait until a pod of a job has said what a pattern finds, and return the pod's name."""
     deadline = time.monotonic() + seconds

@@ -1,10 +1,12 @@
 """Two-worker pretraining on a cluster, from a bucket to a bucket, and what may come between."""
 
+import base64
 import os
 import subprocess
 import sys
 
 import pytest
+from canary import places_with
 from conftest import local_losses, require_equal, wait_for_pods
 
 from sightline.storage import fetch_artifacts, open_storage
@@ -33,19 +35,47 @@ def test_finished_job_says_who_it_was_and_shows_each_pods_log(finished, namespac
     assert f"{name}-worker-0 | " in finished.told or f"{name}-worker-1 | " in finished.told
 
 
+def seen_of(launcher, namespace):
+    """Return what anybody sees of a run, by where: objects, events, logs, what it published."""
+    kinds = ("pytorchjobs", "pods", "events", "configmaps", "services")
+    seen = {kind: namespace.kubectl("get", kind, "-o", "yaml").stdout for kind in kinds}
+    seen["launcher"] = launcher.told
+    ours = ["-l", f"sightline.dev/run-id={launcher.run}"]
+    seen["logs"] = namespace.kubectl("logs", *ours, "--tail=-1").stdout
+    return seen
+
+
 def test_no_secret_is_anywhere_but_in_its_secret(finished, namespace):
     canary = os.environ["TESTBED_S3_SECRET_KEY"]
-    kinds = "pytorchjobs,pods,events,configmaps,services"
-    seen = [finished.told, namespace.kubectl("get", kinds, "-o", "yaml").stdout]
-    ours = ["-l", f"sightline.dev/run-id={finished.run}"]
-    seen.append(namespace.kubectl("logs", *ours, "--tail=-1").stdout)
-    seen += [
-        path.read_text(errors="replace")
-        for path in fetch_artifacts(finished.out_uri).rglob("*")
-        if path.is_file()
-    ]
-    assert len(seen) > 5
-    assert not any(canary in text for text in seen)
+    seen = seen_of(finished, namespace)
+    files = [path for path in fetch_artifacts(finished.out_uri).rglob("*") if path.is_file()]
+    assert files
+    seen |= {path.name: path.read_bytes() for path in files}
+    assert places_with(canary, seen) == []
+    planted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "planted"}}
+    hidden = base64.b64encode(f"key={canary}".encode()).decode()
+    namespace.apply({**planted, "binaryData": {"file": hidden}})
+    try:
+        assert "configmaps" in places_with(canary, seen_of(finished, namespace))
+    finally:
+        namespace.kubectl("delete", "configmap", "planted")
+
+
+def test_no_secret_is_told_where_a_run_fails_for_it(launch, namespace):
+    canary = "canary/0123456789+abcdefghijklmnopqrstuvw"
+    address = f"http://me:{canary}@s3.example:9000"
+    refused = launch(cluster={"s3_endpoint_url": address}).wait(2)
+    assert "an address holds no credentials" in refused.told
+    assert places_with(canary, {"launcher": refused.told}) == []
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong-keys"}}
+    keys = {"AWS_ACCESS_KEY_ID": os.environ["TESTBED_S3_ACCESS_KEY"]}
+    namespace.apply({**secret, "stringData": {**keys, "AWS_SECRET_ACCESS_KEY": canary}})
+    try:
+        failed = launch(cluster={"s3_secret": "wrong-keys"}).wait(2)
+        assert "ended with exit code 2" in failed.told
+        assert places_with(canary, seen_of(failed, namespace)) == []
+    finally:
+        namespace.kubectl("delete", "secret", "wrong-keys")
 
 
 def test_same_command_after_the_end_finds_the_result(finished, launch):

@@ -1,5 +1,7 @@
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import kubernetes_validate
@@ -134,7 +136,8 @@ def test_network_is_closed_but_for_what_is_named():
         ("workers", "ingress"): ([], [workers]),
         ("workers", "egress"): ([], [workers]),
         ("store", "egress"): (["443"], []),
-        ("store-in-cluster", "egress"): (["9000", "9091"], []),
+        ("store-in-cluster", "egress"): (["9000"], []),
+        ("pushgateway", "egress"): (["9091"], [watchers]),
         ("launcher", "egress"): (["443", "6443"], []),
         ("metrics", "ingress"): (["metrics"], [watchers]),
     }
@@ -148,7 +151,7 @@ def test_policies_select_the_pods_that_jobs_make():
     uris = {"dataset_uri": "s3://b/d", "out_uri": "s3://b/runs/r/pretrain"}
     job = render_pytorchjob(make_task("pretrain", uris, {}, {}), ClusterConfig())
     labels = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["metadata"]["labels"]
-    for name in ("workers", "store", "metrics"):
+    for name in ("workers", "store", "metrics", "pushgateway"):
         selected = one("NetworkPolicy", name)["spec"]["podSelector"]["matchLabels"]
         assert selected.items() <= labels.items(), name
 
@@ -167,6 +170,16 @@ def test_images_page_names_the_image_of_every_step():
     assert told == declared
 
 
+def test_make_test_cluster_fails_where_there_is_no_cluster():
+    recipe = (ROOT / "Makefile").read_text().partition("\ntest-cluster:")[2].splitlines()[1]
+    setting = recipe.split()[0]
+    environment = {**os.environ, "KUBECONFIG": "/none"} | dict([setting.split("=")])
+    collect = [sys.executable, "-m", "pytest", "tests/cluster", "--collect-only", "-q"]
+    done = subprocess.run(collect, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "tests/cluster needs " in done.stderr
+
+
 def test_example_launcher_is_let_through_by_the_base():
     from sightline_cluster.images import LAUNCH
 
@@ -180,6 +193,7 @@ def test_example_launcher_is_let_through_by_the_base():
     (subject,) = one("RoleBinding", "sightline-launcher")["subjects"]
     assert pod["serviceAccountName"] == subject["name"]
     assert pod["automountServiceAccountToken"] is True  # its account's default is none
+    assert pod["shareProcessNamespace"] is True  # as process 1 it would not hear every SIGTERM
     (container,) = pod["containers"]
     assert container["image"] == LAUNCH
 
@@ -193,3 +207,13 @@ def test_example_launchers_arguments_are_those_it_takes(capsys):
     assert main(["render", *container["args"]]) == 0
     rendered = yaml.safe_load(capsys.readouterr().out)
     assert rendered["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 2
+
+
+def test_example_launcher_is_made_anew_only_where_it_was_killed_or_evicted():
+    (job,) = documents(K8S / "examples" / "launcher-job.yaml")
+    assert job["spec"]["backoffLimit"] > 0
+    final, disrupted = job["spec"]["podFailurePolicy"]["rules"]
+    assert (final["action"], disrupted["action"]) == ("FailJob", "Ignore")
+    # NotIn is asked of codes other than 0. SIGKILL and SIGTERM are 128 + 9 and 128 + 15.
+    assert final["onExitCodes"]["operator"] == "NotIn"
+    assert final["onExitCodes"]["values"] == [137, 143]

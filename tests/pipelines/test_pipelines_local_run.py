@@ -6,29 +6,42 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local_run import _stopped_with_us, explain_failure, steps_environment
+from pipelines.local_run import (
+    _stopped_with_us,
+    explain_failure,
+    last_exit_code,
+    steps_environment,
+)
 
 
-def test_failure_that_the_user_can_mend_is_told_in_the_steps_own_words():
-    error = explain_failure("prepare", ["prepare: 3 images", "sightline prepare: no such folder x"])
+@pytest.mark.parametrize(("code", "is_user_error"), [(2, True), (1, False), (None, False)])
+def test_failure_is_told_in_the_steps_own_words_and_its_users_by_its_code(code, is_user_error):
+    lines = ["prepare: 3 images", "sightline prepare: no such folder x"]
+    error = explain_failure("prepare", lines, code)
     assert str(error) == "step prepare failed: no such folder x"
-    assert error.is_user_error
-
-
-def test_store_that_gave_no_answer_is_nothing_that_the_user_can_mend():
-    error = explain_failure("prepare", ["sightline prepare: try later: s3://b: no answer in 180 s"])
-    assert str(error) == "step prepare failed: try later: s3://b: no answer in 180 s"
-    assert not error.is_user_error
+    assert error.is_user_error is is_user_error
 
 
 def test_defect_is_told_by_the_last_line_of_its_traceback():
-    error = explain_failure("detect", ["Traceback (most recent call last):", "KeyError: 'boxes'"])
+    lines = ["Traceback (most recent call last):", "KeyError: 'boxes'"]
+    error = explain_failure("detect", lines, 1)
     assert str(error) == "step detect failed: KeyError: 'boxes'"
     assert not error.is_user_error
 
 
 def test_step_that_was_killed_says_so():
-    assert "as a killed process does" in str(explain_failure("pretrain", []))
+    assert "as a killed process does" in str(explain_failure("pretrain", [], 137))
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("sys.exit(2)", 2), ("1/0", 1), ("os.kill(os.getpid(), 9)", 137)]
+)
+def test_exit_code_of_a_step_is_kept(tmp_path, end, code):
+    (tmp_path / "step.code").write_text("0")  # an earlier step's
+    with steps_environment(tmp_path):
+        shell = ["sh", "-c", f"true && python3 -c 'import os, sys; {end}'"]
+        assert subprocess.run(shell, stderr=subprocess.DEVNULL).returncode == code
+    assert last_exit_code(tmp_path) == code
 
 
 def test_steps_run_in_this_very_python_although_path_names_another(tmp_path, monkeypatch):

@@ -7,13 +7,13 @@ from sightline_cluster.task import make_task
 def task():
     """Return `task(step, run, **settings)`: a task that reads and writes a bucket."""
 
-    def make(step="pretrain", run="first", storage=None, **settings):
+    def make(step="pretrain", run="first", storage=None, bucket="s3://clinic", **settings):
         uris = {
-            "dataset_uri": "s3://clinic/datasets/1",
-            "out_uri": f"s3://clinic/runs/{run}/{step}",
+            "dataset_uri": f"{bucket}/datasets/1",
+            "out_uri": f"{bucket}/runs/{run}/{step}",
         }
         if step != "pretrain":
-            uris["encoder_uri"] = f"s3://clinic/runs/{run}/pretrain"
+            uris["encoder_uri"] = f"{bucket}/runs/{run}/pretrain"
         return make_task(step, uris, settings, storage or {})
 
     return make

@@ -7,6 +7,8 @@ comes first after a signal, an API that is away, what a launcher reads of pods.
 import json
 import threading
 import time
+import urllib.parse
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 JOBS = "/apis/kubeflow.org/v1/namespaces/team/pytorchjobs"
@@ -96,10 +98,13 @@ class FakeApi:
             job.setdefault("status", {}).setdefault("conditions", []).append(entry)
             self.changed.notify_all()
 
-    def set_pod(self, uid, state, name="job-worker-0", **status):
-        """Let a pod's container reach a state, as `{"running": {}}`."""
+    def set_pod(self, uid, state, name="job-worker-0", owner="", **status):
+        """Let a container of a job's pod reach a state, as `{"running": {}}`."""
+        owner = owner or next(job["metadata"]["uid"] for job in self.jobs.values())
+        owners = [{"kind": "PyTorchJob", "uid": owner}]
+        metadata = {"name": name, "uid": uid, "namespace": "team", "ownerReferences": owners}
         pod = {
-            "metadata": {"name": name, "uid": uid, "namespace": "team"},
+            "metadata": metadata,
             "spec": {"containers": [{"name": "pytorch", "image": "sightline/train:1"}]},
             "status": {"containerStatuses": [{"name": "pytorch", "state": state}], **status},
         }
@@ -129,6 +134,7 @@ class FakeApi:
             name = body["metadata"]["name"]
             taken = name in self.jobs
             if not taken and not is_dry:
+                body["metadata"]["uid"] = str(uuid.uuid4())
                 self.jobs[name] = body
             _send(handler, 409 if taken else 201, body)
         elif path == JOBS:
@@ -147,7 +153,11 @@ class FakeApi:
             text = "".join(f"{stamp.format(i)} {line}\n" for i, line in enumerate(lines))
             _send_bytes(handler, 200, text.encode())
         elif path.endswith("/events"):
-            _send(handler, 200, {"items": self.events})
+            # An event that names no object is one about whatever is asked for.
+            asked = urllib.parse.parse_qs(query)["fieldSelector"][0]
+            uid = asked.removeprefix("involvedObject.uid=")
+            about = [e for e in self.events if e.get("involvedObject", {"uid": uid})["uid"] == uid]
+            _send(handler, 200, {"items": about})
         else:
             _send(handler, 200, {"items": self.quotas})
 

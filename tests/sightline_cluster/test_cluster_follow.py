@@ -19,12 +19,15 @@ from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, reap
 from sightline_cluster.render import RESTARTS_ANNOTATION
 from sightline_cluster.task import make_task
 
-RUN = [sys.executable, "-m", "sightline_cluster", "run"]
+IN_CLUSTER = "http://s3.example:9000"
+RUN = [sys.executable, "-m", "sightline_cluster", "run", "--set", f"s3_endpoint_url={IN_CLUSTER}"]
 FLAGS = ["--dataset-uri", "s3://b/datasets/1", "--out-uri", "s3://b/runs/r/pretrain"]
 
 
 @pytest.fixture
-def api(tmp_path, monkeypatch):
+def api(tmp_path, monkeypatch, s3_bucket):
+    # In a bucket that is there: a launcher looks into it before it submits.
+    FLAGS[1::2] = f"{s3_bucket}/datasets/1", f"{s3_bucket}/runs/r/pretrain"
     fake = FakeApi()
     monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
     yield fake
@@ -188,6 +191,18 @@ def test_failed_job_of_an_earlier_launcher_is_replaced(api, backend):
     assert "status" not in job
 
 
+def test_failed_job_of_another_task_is_replaced_and_told_so(api, backend, capfd):
+    backend(epochs=1).submit()
+    api.set_condition("Failed")
+    ours = backend(epochs=2)
+    ours.submit()
+    told = f"job {ours.name} has failed before, with another task (epochs 1 there, 2 here); start"
+    assert told in capfd.readouterr().out
+    (job,) = api.jobs.values()
+    assert "status" not in job
+    assert ours._has_our_spec(job)
+
+
 def test_succeeded_job_whose_result_was_removed_is_replaced(api, backend, capfd):
     first = backend()
     first.submit()
@@ -256,6 +271,15 @@ def test_cluster_that_will_not_take_the_job_is_told_before_anything_is_made(
     assert "POST" not in {method for method, _ in api.requests}
 
 
+def test_results_that_the_launcher_cannot_read_are_told_before_anything_is_made(api):
+    uris = {"dataset_uri": FLAGS[1], "out_uri": "s3://sightline-none-such/runs/r/pretrain"}
+    ours = PyTorchJobBackend(make_task("pretrain", uris, {}, {}), ClusterConfig())
+    for ask in (ours.check, ours.submit):
+        with pytest.raises(UserError, match=r"could not read the job's result, .* no bucket"):
+            ask()
+    assert {method for method, _ in api.requests} == {"GET"}
+
+
 def quota(**hard):
     return {"metadata": {"name": "small"}, "status": {"hard": hard}}
 
@@ -311,6 +335,37 @@ def test_quota_is_waited_for_while_it_is_full_and_given_up_when_it_is_too_small(
         assert api.jobs == {}
 
 
+def test_what_befell_an_earlier_job_of_the_name_is_not_held_against_this_one(api, backend, capfd):
+    ours = backend(startup_seconds=0, restarts=0)
+    ours.submit()
+    publish(ours)
+    refused = "Error creating: violates PodSecurity"
+    earlier = {"kind": "PyTorchJob", "name": ours.name, "uid": "earlier"}
+    event = {"reason": "FailedCreatePod", "message": refused, "involvedObject": earlier}
+    api.events = [event]
+    api.set_pod("old", {"terminated": {"exitCode": 143}}, owner="earlier")
+    soon(
+        lambda: api.wait_for("GET", f"{PODS[: -len('/pods')]}/events"),
+        lambda: api.set_pod("new", {"running": {}}),
+        lambda: api.set_condition("Succeeded"),
+    )
+    assert ours.follow()["final_loss_nats"] == 1.5
+    assert "was replaced" not in capfd.readouterr().out
+
+
+def test_job_that_somebody_deletes_and_another_makes_anew_is_gone(api, backend):
+    ours = backend()
+    ours.submit()
+
+    def anew():
+        api.jobs.clear()
+        backend().submit()
+
+    soon(anew)
+    with pytest.raises(JobFailedError, match="somebody deleted it"):
+        ours.follow()
+
+
 def test_what_lasts_ends_the_job_after_the_time_that_was_set(api, backend, capfd):
     ours = backend(startup_seconds=0)
     ours.submit()
@@ -343,6 +398,44 @@ def test_first_request_after_sigterm_deletes_the_job(api, tmp_path):
     assert re.search(r"asked to end; job sl-pretrain-r-[0-9a-f]{8} is deleted", told)
 
 
+def test_sigterm_before_the_first_answer_leaves_another_tasks_job_alone(api):
+    uris = dict(zip(("dataset_uri", "out_uri"), FLAGS[1::2], strict=True))
+    other = make_task("pretrain", uris, {"epochs": 7}, {})
+    PyTorchJobBackend(other, ClusterConfig()).submit()
+    seen = len(api.requests)
+    api.refuse = lambda *_: time.sleep(1)
+    with subprocess.Popen([*RUN, "pretrain", *FLAGS], stderr=subprocess.PIPE, text=True) as run:
+        _until(lambda: len(api.requests) > seen)
+        run.send_signal(signal.SIGTERM)
+        _, told = run.communicate(timeout=30)
+    assert run.returncode == 143
+    assert len(api.jobs) == 1
+    assert "DELETE" not in {method for method, _ in api.requests}
+    assert re.search(r"asked to end; job sl-pretrain-r-\w+ of ours is not there", told)
+
+
+@pytest.mark.parametrize("is_made_at_once", [True, False])
+@pytest.mark.parametrize("epochs", [[], ["--epochs", "7"]])
+def test_sigterm_before_the_creation_is_answered_deletes_what_it_made(api, is_made_at_once, epochs):
+    uris = dict(zip(("dataset_uri", "out_uri"), FLAGS[1::2], strict=True))
+    placed = ClusterConfig(s3_endpoint_url=IN_CLUSTER)
+    ours = PyTorchJobBackend(make_task("pretrain", uris, {}, {}), placed)
+
+    def admit(_job):
+        if is_made_at_once:
+            api.jobs[ours.name] = ours._manifest
+        time.sleep(0.7 if not is_made_at_once else 3)
+        api.jobs[ours.name] = ours._manifest
+
+    api.admit = admit
+    with subprocess.Popen([*RUN, "pretrain", *FLAGS, *epochs]) as run:
+        api.wait_for("POST", JOBS)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=30) == 143
+    # With other epochs it is another launcher's, which was faster.
+    assert list(api.jobs) == ([ours.name] if epochs else [])
+
+
 @pytest.mark.parametrize("status", [503, 403])
 def test_job_that_cannot_be_deleted_is_not_called_deleted(api, status):
     with subprocess.Popen([*RUN, "pretrain", *FLAGS], stderr=subprocess.PIPE, text=True) as run:
@@ -366,6 +459,52 @@ def test_launcher_that_was_told_so_leaves_its_job_when_it_ends(api):
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(timeout=30) == 143
     assert len(api.jobs) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_closed_terminal_and_its_keyboard_delete_the_job(api, number):
+    with subprocess.Popen([*RUN, "pretrain", *FLAGS], stderr=subprocess.PIPE) as launcher:
+        _follows(api)
+        launcher.stderr.close()  # nobody is there to be told
+        launcher.send_signal(number)
+        assert launcher.wait(timeout=30) == 128 + number
+    assert api.jobs == {}
+
+
+def test_launcher_under_nohup_goes_on_when_its_terminal_is_closed(api):
+    with subprocess.Popen(["nohup", *RUN, "pretrain", *FLAGS]) as launcher:
+        _follows(api)
+        launcher.send_signal(signal.SIGHUP)
+        _follows(api)
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(timeout=30) == 143
+
+
+PIPELINE = """
+import subprocess, sys, tempfile
+from pathlib import Path
+from pipelines.local_run import _stopped_with_us, steps_environment
+
+with tempfile.TemporaryDirectory() as scratch, _stopped_with_us(Path(scratch)):
+    with steps_environment(Path(scratch)):
+        # As KFP's runner does it: a shell with the step below, whose output is read.
+        command = ["sh", "-c", '"$@"; :', "sh", "python3", *sys.argv[1:]]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as step:
+            for line in step.stdout:
+                print(line, end="")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_end_of_a_pipeline_on_this_machine_deletes_its_steps_job(api, name, tmp_path):
+    command = [sys.executable, "-c", PIPELINE, *RUN[1:], "pretrain", *FLAGS]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    # A signal for that process alone, as of kill.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as pipeline:
+        _follows(api)
+        pipeline.send_signal(signal.Signals[name])
+        _until(lambda: api.jobs == {})
+        assert pipeline.wait(timeout=30) != 0
 
 
 @pytest.fixture
@@ -439,7 +578,7 @@ def test_end_of_a_pipelines_run_reaps_what_runs_of_it_and_nothing_else(api, back
     ):
         reap_run(other_out, "r", "job", other)
         assert list(api.jobs) == [ours.name]
-    reap_run(out, "r", "job", cluster)
+    reap_run(f"{out}//", "r", "job", cluster)
     assert api.jobs == {}
     reap_run(out, "", "r", cluster)
     told = capfd.readouterr().out
@@ -489,6 +628,13 @@ def test_wrong_settings_are_refused_in_one_line_without_a_cluster(capfd):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "cpus is unknown, did you mean cpu?" in done.stderr
+
+
+def _follows(api):
+    """Wait until a launcher asks for its job, which it has submitted or found."""
+    api.wait_for("POST", JOBS)
+    sent = len(api.requests)
+    _until(lambda: len(api.requests) > sent + 1)
 
 
 def _until(found):

@@ -33,6 +33,7 @@ def run(s3_bucket, monkeypatch, capfd):
 
     def start(*flags):
         place = ["--images", f"{s3_bucket}/images", "--out", f"{s3_bucket}/out"]
+        place += ["--set", "cluster.s3_endpoint_url=http://s3.example:9000"]
         code = main(["run", "--backend", "pytorchjob", *place, *flags])
         assert code == 2
         told = capfd.readouterr().err.splitlines()
@@ -86,9 +87,9 @@ def test_weights_that_no_pod_can_read_are_told(api, run, tmp_path):
     assert "pods read and write s3://… only, got initial_weights_uri" in told
 
 
-def test_jobs_that_the_cluster_takes_are_asked_for_and_not_made(api, task):
+def test_jobs_that_the_cluster_takes_are_asked_for_and_not_made(api, task, s3_bucket):
     steps = ("pretrain", "finetune", "detect")
-    check_tasks([task(step) for step in steps], ClusterConfig())
+    check_tasks([task(step, bucket=s3_bucket) for step in steps], ClusterConfig())
     assert [method for method, _ in api.requests if method != "GET"] == ["dry run"] * 3
     assert api.jobs == {}
 
@@ -106,7 +107,7 @@ def test_queue_that_nothing_keeps_is_told_before_anything_is_made(api, run, task
     assert api.jobs == {}
 
 
-def test_queue_that_kueue_keeps_is_one_that_it_suspends_jobs_in(api, task):
+def test_queue_that_kueue_keeps_is_one_that_it_suspends_jobs_in(api, task, s3_bucket):
     # As its webhook of PyTorchJobs does with those that bear a queue's label.
     api.admit = lambda job: job["spec"]["runPolicy"].update(suspend=True)
-    check_tasks([task()], ClusterConfig(queue="vision"))
+    check_tasks([task(bucket=s3_bucket)], ClusterConfig(queue="vision"))

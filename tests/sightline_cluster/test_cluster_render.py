@@ -6,12 +6,14 @@ import pytest
 import yaml
 from sightline_cluster_crd import problems
 
+from pipelines.plan import make_plan, read_assignments
 from sightline.cli import parse_step
 from sightline.config import SettingsError, UserError
 from sightline.steps import COMMANDS
 from sightline_cluster.__main__ import main
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.images import DETECT, TRAIN
+from sightline_cluster.pipeline_step import reap_run
 from sightline_cluster.render import differences, job_name, render_pytorchjob, spec_hash
 from sightline_cluster.task import make_task
 
@@ -153,12 +155,63 @@ def test_name_is_that_of_the_place_of_the_results(task):
     assert job_name(task(run="x" * 50 + "1")) != job_name(task(run="x" * 50 + "2"))
 
 
+@pytest.mark.parametrize("out", ["s3://b/runs/r/pretrain/", "s3://b//runs/r//pretrain"])
+def test_one_place_for_results_is_one_job_however_its_address_is_spelt(out):
+    one, other = (
+        render_pytorchjob(
+            make_task("pretrain", {"dataset_uri": "s3://b/d", "out_uri": uri}, {}, {}),
+            ClusterConfig(),
+        )
+        for uri in ("s3://b/runs/r/pretrain", out)
+    )
+    assert other == one
+
+
 def test_another_setting_is_another_job_and_said_in_words(task):
     one = render_pytorchjob(task(epochs=1), ClusterConfig())
     two = render_pytorchjob(task(epochs=2), ClusterConfig(memory="4Gi"))
     assert spec_hash(one) != spec_hash(two)
     assert spec_hash(one) == spec_hash(render_pytorchjob(task(epochs=1), ClusterConfig()))
     assert differences(one, two) == ["epochs 1 there, 2 here", "memory 8Gi there, 4Gi here"]
+
+
+OTHERWISE = {
+    "train_image": "registry.example/train:3",
+    "image_pull_policy": "Always",
+    "image_pull_secret": "registry",
+    "service_account": "other",
+    "s3_secret": "",
+    "s3_endpoint_url": "http://s3.example:9000",
+    "pushgateway_url": "http://push.example:9091",
+    "processes_per_pod": 2,
+    "cpu": "3",
+    "memory": "9Gi",
+    "gpus": 1,
+    "shared_memory": "2Gi",
+    "scratch": "65Gi",
+    "node_selector": ("gpu=a100",),
+    "tolerations": ("spot:NoSchedule", "team=vision"),
+    "queue": "vision",
+    "deadline_hours": 1.5,
+    "keep_hours": 0.5,
+}
+NOT_THE_JOBS = {"backend", "namespace", "detect_image", "restarts", "startup_seconds"} | {
+    *("wait_for_nodes", "api_minutes", "cancel_on_sigterm"),
+}
+
+
+def test_every_setting_that_makes_another_job_is_named(task):
+    assert {*OTHERWISE, *NOT_THE_JOBS} == set(ClusterConfig.model_fields)
+    usual = render_pytorchjob(task(workers=2), ClusterConfig())
+    for name, value in OTHERWISE.items():
+        other = render_pytorchjob(task(workers=2), ClusterConfig(**{name: value}))
+        assert spec_hash(other) != spec_hash(usual)
+        said = [text.split()[0] for text in differences(usual, other)]
+        expected = {"train_image": ["image"], "processes_per_pod": ["pods", name]}
+        assert said == expected.get(name, [name])
+    storage = {"s3_region": "eu-central-1"}
+    other = render_pytorchjob(task(workers=2, storage=storage), ClusterConfig())
+    assert differences(usual, other) == ["s3_region none there, eu-central-1 here"]
 
 
 def test_what_only_the_launcher_does_changes_no_job(task):
@@ -200,7 +253,24 @@ def test_store_is_reached_as_pods_reach_it_and_keys_come_from_a_secret(task):
     assert env["SIGHTLINE_S3_ENDPOINT_URL"] == "http://s3:9000"
     assert env["SIGHTLINE_S3_RETRIES"] == "5"
     assert there["envFrom"] == [{"secretRef": {"name": "sightline-s3"}}]
-    assert "envFrom" not in container_of(render_pytorchjob(here, ClusterConfig(s3_secret="")))
+    assert "envFrom" not in container_of(render_pytorchjob(task(), ClusterConfig(s3_secret="")))
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "s3.localhost", "127.0.0.1", "127.8.8.8", "[::1]", "0.0.0.0", "LOCALHOST"]
+)
+def test_store_at_an_address_of_this_machine_alone_is_refused(task, host):
+    here = f"http://{host}:9000"
+    words = r"pods do not reach .*: set cluster.s3_endpoint_url to its address inside the cluster"
+    with pytest.raises(UserError, match=words):
+        render_pytorchjob(task(storage={"s3_endpoint_url": here}), ClusterConfig())
+    with pytest.raises(UserError, match=words):
+        render_pytorchjob(task(), ClusterConfig(s3_endpoint_url=here))
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "[fd00::7]", "minio", "localhost.example"])
+def test_store_at_an_address_of_a_network_is_taken(task, host):
+    render_pytorchjob(task(storage={"s3_endpoint_url": f"http://{host}:9000"}), ClusterConfig())
 
 
 def test_where_a_job_may_run_is_rendered_as_kubernetes_writes_it(task):
@@ -243,6 +313,20 @@ def test_wrong_settings_are_refused_before_a_cluster_is_asked():
     }.items():
         with pytest.raises(SettingsError, match=name):
             ClusterConfig.from_values({name: value})
+
+
+@pytest.mark.parametrize("name", ["s3_endpoint_url", "pushgateway_url"])
+def test_address_with_credentials_is_refused_without_repeating_them(name, capfd):
+    secret = f"{name}=http://me:S3CRET@host:9000"
+    flags = ["--dataset-uri", "s3://b/d", "--out-uri", "s3://b/runs/r/pretrain"]
+    assert main(["render", "--set", secret, "pretrain", *flags]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        reap_run("s3://b", "r", "", dict([secret.split("=")]))
+    with pytest.raises(SettingsError, match=f"{name}: an address holds no credentials") as refused:
+        make_plan("s3://b", "r", {}, "seed", {}, read_assignments([f"cluster.{secret}"])[0])
+    told = capfd.readouterr()
+    assert told.err.count(f"{name}: an address holds no credentials") == 2
+    assert "S3CRET" not in f"{told.out}{told.err}{refused.value}"
 
 
 def test_lists_may_be_given_as_text():
