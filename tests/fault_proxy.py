@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+_PACKET_BYTES = 128 * 1024
+
 ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message>{more}</Error>"
 
 # Names of faults that are no status of the server's own.
@@ -212,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         return bool(select.select([self.connection], [], [], 0.02)[0])
 
     def handle_any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._receive(int(self.headers.get("Content-Length") or 0))
         self.proxy.hosts.append(self.headers["Host"])
         fault = self.proxy.choose(self.command, self.path)
         if self.proxy.refuse_headers & {name.lower() for name in self.headers}:
@@ -244,6 +246,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
+    def _receive(self, size_bytes: int) -> bytes:
+        speed = self.proxy.upload_bytes_per_second
+        if not speed:
+            return self.rfile.read(size_bytes)
+        body = bytearray()
+        while len(body) < size_bytes:
+            part = self.rfile.read(min(_PACKET_BYTES, size_bytes - len(body)))
+            if not part:
+                break
+            body += part
+            with self.proxy.line:
+                time.sleep(len(part) / speed)
+        return bytes(body)
+
     def _connect(self) -> http.client.HTTPConnection:
         if self._upstream is None:
             self._upstream = http.client.HTTPConnection(*self.proxy.upstream, timeout=30)
@@ -257,9 +273,6 @@ class _Handler(BaseHTTPRequestHandler):
                 connection.putheader(name, value)
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        if self.proxy.upload_bytes_per_second:
-            with self.proxy.line:
-                time.sleep(len(body) / self.proxy.upload_bytes_per_second)
         connection = self._connect()
         self._put_head(connection)
         connection.endheaders(body)
