@@ -2,15 +2,12 @@
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from audit_log import LAUNCHER, TRAINER, complaints, given_by, lines_of
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "cluster"))
-
-from audit_log import LAUNCHER, TRAINER, complaints, given_by, lines_of  # noqa: E402
 
 # As Kubernetes 1.34 writes it, without what is not read here.
 DELETION = {

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL import TiffImagePlugin as tag
 
 from sightline.data.checked import ImageError
 
-_BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339
 _WHITE_IS_ZERO, _PLANE_BY_PLANE, _UNSIGNED, _SIGNED = 0, 2, 1, 2
 _GRAY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
@@ -47,13 +47,13 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
         ImageError: If its samples lie in a way that cannot be read whole.
     """
     tags = getattr(image, "tag_v2", {})
-    sample_format = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0]
+    sample_format = tags.get(tag.SAMPLEFORMAT, (_UNSIGNED,))[0]
     rawmode = rawmode_of(image)
-    bits = tags.get(_BITS, (8,))
-    if len(bits) > 1 and max(bits) > 8 and tags.get(_PLANES) == _PLANE_BY_PLANE:
+    bits = tags.get(tag.BITSPERSAMPLE, (8,))
+    if len(bits) > 1 and max(bits) > 8 and tags.get(tag.PLANAR_CONFIGURATION) == _PLANE_BY_PLANE:
         raise ImageError("16-bit colour stored plane by plane: save its colours pixel by pixel")
     if image.mode in _GRAY_MODES:
-        white_is_zero = bool(tags) and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        white_is_zero = bool(tags) and tags.get(tag.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
         values = np.asarray(image)
         if rawmode == "I;32N" and sample_format == _UNSIGNED:
             values = values.view(np.uint32)

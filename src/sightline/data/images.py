@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from sightline.data.checked import (
     MAX_MEGAPIXELS,
@@ -154,8 +155,8 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
     if image.format == "PNG":
         check_png(content)
         _scale_transparent_gray(image, png_depth(content))
-    if image.format == "TIFF":
-        check_tiff(image.tag_v2, content)  # type: ignore[attr-defined]
+    if isinstance(image, TiffImageFile):
+        check_tiff(image.tag_v2, content)
     scaled = _scaling_note(image)
     deep = read_deep(image, content)
     if deep is not None:

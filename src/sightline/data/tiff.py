@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import simplejpeg
+from PIL import TiffImagePlugin as tag
 
 from sightline.data.checked import ImageError, refuse_size
 
-# Tags of TIFF 6.0.
-_WIDTH, _LENGTH, _BITS, _COMPRESSION, _COLOUR = 256, 257, 258, 259, 262
-_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 277, 278, 279
-_PLANES, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES = 284, 322, 323, 324, 325
-_PALETTE, _JPEG_TABLES, _SUBSAMPLING = 320, 347, 530
-_YCBCR = 6  # among the values of _COLOUR
+_YCBCR = 6  # among photometric interpretations
 _MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bomb has more
 
 _JPEG = 7
@@ -48,25 +44,24 @@ def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
     """
     _quiet_libtiff()
     # libtiff allocates whole tiles, however small the image is.
-    refuse_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1))
-    compression = tags.get(_COMPRESSION, 1)
+    refuse_size(tags.get(tag.TILEWIDTH, 1), tags.get(tag.TILELENGTH, 1))
+    compression = tags.get(tag.COMPRESSION, 1)
     if compression not in _KNOWN:
         name = _OTHERS.get(compression, f"method {compression}")
         raise ImageError(
             f"TIFF compressed with {name}, where damage does not show: save it with LZW or deflate"
         )
-    if _COLOUR not in tags:
+    if tag.PHOTOMETRIC_INTERPRETATION not in tags:
         raise ImageError("TIFF that does not say whether 0 is black (PhotometricInterpretation)")
-    if 0 < max(tags.get(_PALETTE, (0,))) < 256:  # of old writers; Pillow would show it black
+    if 0 < max(tags.get(tag.COLORMAP, (0,))) < 256:  # of old writers; Pillow would show it black
         raise ImageError("TIFF whose palette has values of 8 bits instead of 16: save it as RGB")
     # Pillow has libtiff turn these into RGB, and then asks for no errors.
-    is_ycbcr = tags.get(_COLOUR) == _YCBCR
-    if compression in (_LZW, _PACKBITS) and is_ycbcr:
+    if compression in (_LZW, _PACKBITS) and tags[tag.PHOTOMETRIC_INTERPRETATION] == _YCBCR:
         raise ImageError("TIFF of YCbCr, where damage does not show: save it as RGB")
     for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
         expected = _bytes_of(tags, width, rows)
         if compression == _JPEG:
-            is_whole = _is_whole_jpeg(tags.get(_JPEG_TABLES, b""), part, width, rows)
+            is_whole = _is_whole_jpeg(tags.get(tag.JPEGTABLES, b""), part, width, rows)
         elif compression in (*_DEFLATE, _LZMA):
             is_whole = _is_whole_stream(compression, part, expected)
         elif compression == _NONE:
@@ -97,22 +92,22 @@ def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int
     Raises:
         ImageError: If there are fewer than the picture needs, or one lies outside the file.
     """
-    tiled = _TILE_OFFSETS in tags
-    length = tags[_LENGTH]
+    tiled = tag.TILEOFFSETS in tags
+    length = tags[tag.IMAGELENGTH]
     if tiled:
-        width, rows = tags[_TILE_WIDTH], tags[_TILE_LENGTH]
+        width, rows = tags[tag.TILEWIDTH], tags[tag.TILELENGTH]
     else:
-        width, rows = tags[_WIDTH], min(tags.get(_ROWS_PER_STRIP, length), length)
-    offsets = tags.get(_TILE_OFFSETS if tiled else _STRIP_OFFSETS, ())
-    sizes = tags.get(_TILE_SIZES if tiled else _STRIP_SIZES, ())
-    is_plain = tags.get(_COMPRESSION, 1) == _NONE
+        width, rows = tags[tag.IMAGEWIDTH], min(tags.get(tag.ROWSPERSTRIP, length), length)
+    offsets = tags.get(tag.TILEOFFSETS if tiled else tag.STRIPOFFSETS, ())
+    sizes = tags.get(tag.TILEBYTECOUNTS if tiled else tag.STRIPBYTECOUNTS, ())
+    is_plain = tags.get(tag.COMPRESSION, 1) == _NONE
     if not sizes and is_plain:  # some writers leave out what follows from the rest
         sizes = (_bytes_of(tags, width, rows),) * len(offsets)
     if not rows or not width or len(offsets) != len(sizes):
         raise ImageError("damaged: the TIFF's table of parts does not fit")
     strips = -(-length // rows)
-    planes = tags.get(_SAMPLES, 1) if tags.get(_PLANES, 1) == 2 else 1
-    needed = strips * planes * (-(-tags[_WIDTH] // width) if tiled else 1)
+    planes = tags.get(tag.SAMPLESPERPIXEL, 1) if tags.get(tag.PLANAR_CONFIGURATION, 1) == 2 else 1
+    needed = strips * planes * (-(-tags[tag.IMAGEWIDTH] // width) if tiled else 1)
     if len(offsets) < needed:
         raise ImageError(f"parts are missing: {len(offsets)} of the TIFF's {needed}")
     for number, (start, size) in enumerate(zip(offsets, sizes, strict=True)):
@@ -124,11 +119,11 @@ def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int
 
 
 def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:
-    if tags.get(_COLOUR) == _YCBCR and tags.get(_COMPRESSION) != _JPEG:
-        across, down = tags.get(_SUBSAMPLING, (2, 2))  # pixels that share two chroma values
+    if tags.get(tag.PHOTOMETRIC_INTERPRETATION) == _YCBCR and tags.get(tag.COMPRESSION) != _JPEG:
+        across, down = tags.get(tag.YCBCRSUBSAMPLING, (2, 2))  # pixels that share two chroma values
         return int(-(-width // across) * -(-rows // down) * (across * down + 2))
-    samples = tags.get(_SAMPLES, 1) if tags.get(_PLANES, 1) == 1 else 1
-    return int((width * samples * tags.get(_BITS, (1,))[0] + 7) // 8 * rows)
+    samples = tags.get(tag.SAMPLESPERPIXEL, 1) if tags.get(tag.PLANAR_CONFIGURATION, 1) == 1 else 1
+    return int((width * samples * tags.get(tag.BITSPERSAMPLE, (1,))[0] + 7) // 8 * rows)
 
 
 def _is_whole_stream(compression: int, part: bytes, expected: int) -> bool:

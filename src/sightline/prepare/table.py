@@ -45,12 +45,11 @@ def read_table(uri: str, catalogue: Catalogue) -> None:
 
 def _add_rows(uri: str, file: TextIO, catalogue: Catalogue) -> None:
     header = file.readline()
-    told = header.lower().startswith("sep=")  # Excel's own line
-    if told:
-        header = file.readline()
+    lines_before = 0
+    if header.lower().startswith("sep="):  # Excel's own line
+        lines_before, header = 1, file.readline()
     separator = max(",;\t", key=header.count)
-    lines = itertools.chain([header], file)
-    reader = csv.DictReader(lines, delimiter=separator, strict=True)
+    reader = csv.DictReader(itertools.chain([header], file), delimiter=separator, strict=True)
     fields = {(field or "").strip().lower(): field for field in reader.fieldnames or ()}
     if "name" not in fields or not ({"group", "split"} & fields.keys()):
         raise UserError(
@@ -63,7 +62,7 @@ def _add_rows(uri: str, file: TextIO, catalogue: Catalogue) -> None:
     def read() -> Iterator[tuple[int, str, str, str]]:
         nonlocal wrong
         for values in reader:
-            found, row = _read_row(values, fields, reader.line_num + told)
+            found, row = _read_row(values, fields, lines_before + reader.line_num)
             wrong += len(found)
             problems.extend(found[: _SHOWN_PROBLEMS - len(problems)])
             yield row

@@ -155,7 +155,8 @@ def _read_yaml(storage: Storage, findings: Findings, found: list[str]) -> None:
         )
     key = "data.yaml" if "data.yaml" in found else found[0]
     try:
-        # BaseLoader makes texts only: else the classes `no` and `yes` would be False and True.
+        # BaseLoader makes texts, lists and dicts and nothing else, whatever tags say: as safe as
+        # SafeLoader, for which the classes `no` and `yes` are False and True.
         content: Any = yaml.load(storage.read_bytes(key), Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{join_uri(uri, key)} is no YAML: {error}") from None
@@ -167,9 +168,8 @@ def _read_yaml(storage: Storage, findings: Findings, found: list[str]) -> None:
                 f"{join_uri(uri, key)} needs names numbered 0 to {len(names) - 1}, got {names}"
             )
         names = [names[place] for place in places]
-    if not isinstance(names, list) or not names:
-        raise UserError(f"{join_uri(uri, key)} needs `names`, a list of class names, got {names!r}")
-    if not all(isinstance(name, str) for name in names):
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not names or not is_list:
         raise UserError(f"{join_uri(uri, key)} needs `names`, a list of class names, got {names!r}")
     texts = tuple(names)
     if len(set(texts)) < len(texts):
@@ -237,12 +237,10 @@ def _parse_line(
         index, numbers = float(fields[0]), [float(text) for text in fields[1:]]
     except ValueError:
         raise LabelError(f"{place}: needs numbers, got {line.strip()[:60]!r}") from None
-    is_polygon = len(numbers) >= 6 and len(numbers) % 2 == 0
-    also = ""
-    if findings.key_point_numbers:
-        is_polygon = False
-        also = f", and {findings.key_point_numbers} of key points as data.yaml says"
-    if len(numbers) not in (4, 4 + findings.key_point_numbers) and not is_polygon:
+    behind = findings.key_point_numbers
+    is_polygon = not behind and len(numbers) >= 6 and len(numbers) % 2 == 0
+    if len(numbers) not in (4, 4 + behind) and not is_polygon:
+        also = f", and {behind} of key points as data.yaml says" if behind else ""
         raise LabelError(
             f"{place}: needs 5 numbers (class, centre x, y, width, height){also}, got {len(fields)}"
         )

@@ -119,6 +119,7 @@ def pretrain(
     return pretrain_from(source, config, initial_weights=initial_weights)
 
 
+@loader_loss_told()
 def pretrain_from(
     source: ImageBatches,
     config: PretrainConfig,
@@ -159,16 +160,15 @@ def pretrain_from(
         source, config, training.device, start_epoch=training.epoch, start_step=training.step
     )
     training.network.train()
-    with loader_loss_told():
-        while training.epoch <= config.epochs:
-            for batch in training.rest_of_epoch(batches):
-                training.take_step(batch)
-                if training.step < source.steps_per_epoch and recovery is not None:
-                    recovery.after_step(training.state, training.global_step, epoch_ends=False)
-            training.end_epoch(probe)
-            # Before the last epoch's end is saved the result itself is there, a moment later.
-            if recovery is not None and training.epoch <= config.epochs:
-                recovery.after_step(training.state, training.global_step, epoch_ends=True)
+    while training.epoch <= config.epochs:
+        for batch in training.rest_of_epoch(batches):
+            training.take_step(batch)
+            if training.step < source.steps_per_epoch and recovery is not None:
+                recovery.after_step(training.state, training.global_step, epoch_ends=False)
+        training.end_epoch(probe)
+        # Before the last epoch's end is saved the result itself is there, a moment later.
+        if recovery is not None and training.epoch <= config.epochs:
+            recovery.after_step(training.state, training.global_step, epoch_ends=True)
     if recovery is not None:
         recovery.finish()
     watch.close()

@@ -192,10 +192,10 @@ def outcome_pushed(step: str) -> Iterator[None]:
     Of the workers that torchrun started rank 0 tells that it began, for it may be a restart, and
     counts what was dropped where that is served. How the step ended is told by who started them.
     """
-    began, began_at = time.monotonic(), time.time()
+    began = time.monotonic()
     is_worker = "TORCHELASTIC_RUN_ID" in os.environ
     if not is_worker or os.environ.get("RANK") == "0":
-        push(step, {STEP_STARTED_AT: began_at})
+        push(step, {STEP_STARTED_AT: time.time()})
     yield
     if is_worker:
         return
