@@ -64,7 +64,7 @@ def _execute(plan: Plan, pipeline_yaml: Path, scratch: Path, screen: Screen, log
     except RuntimeError as error:
         if not log.step:
             raise
-        raise explain_failure(log.step, screen.last_lines, last_exit_code(scratch)) from error
+        raise explain_failure(log.step, screen.last_lines, failed_exit_code(scratch)) from error
 
 
 def explain_failure(step: str, last_lines: list[str], code: int | None) -> StepFailedError:
@@ -77,8 +77,8 @@ def explain_failure(step: str, last_lines: list[str], code: int | None) -> StepF
     return StepFailedError(step, told, is_user_error=False)
 
 
-def last_exit_code(scratch: Path) -> int | None:
-    """Return what the last Python of a step ended with; None: its shell was killed, too."""
+def failed_exit_code(scratch: Path) -> int | None:
+    """Return what the first step that failed ended with; None: its shell was killed, too."""
     with contextlib.suppress(OSError, ValueError):
         return int((scratch / _CODE_FILE).read_text(encoding="utf-8"))
     return None
@@ -96,12 +96,12 @@ def steps_environment(scratch: Path) -> Iterator[None]:
     launcher = commands / "python3"
     process, code = (shlex.quote(str(scratch / name)) for name in (_PROCESS_FILE, _CODE_FILE))
     python = f'echo $$ > {process}; exec {shlex.quote(sys.executable)} "$@"'
-    # KFP's runner keeps no exit code, so a shell around it does.
+    # KFP's runner keeps no exit code, so a shell around it does: the first that is a failure's, for
+    # after a step that failed the reaper runs.
     launcher.write_text(
         "#!/bin/sh\n"
-        f"rm -f {code}\n"
         f'sh -c {shlex.quote(python)} python3 "$@"\n'
-        f"code=$?; echo $code > {code}; exit $code\n",
+        f"code=$?; [ $code = 0 ] || [ -e {code} ] || echo $code > {code}; exit $code\n",
         encoding="utf-8",
     )
     launcher.chmod(0o755)

@@ -9,7 +9,7 @@ import pytest
 from pipelines.local_run import (
     _stopped_with_us,
     explain_failure,
-    last_exit_code,
+    failed_exit_code,
     steps_environment,
 )
 
@@ -36,12 +36,12 @@ def test_step_that_was_killed_says_so():
 @pytest.mark.parametrize(
     ("end", "code"), [("sys.exit(2)", 2), ("1/0", 1), ("os.kill(os.getpid(), 9)", 137)]
 )
-def test_exit_code_of_a_step_is_kept(tmp_path, end, code):
-    (tmp_path / "step.code").write_text("0")  # an earlier step's
+def test_exit_code_of_the_first_step_that_failed_is_kept(tmp_path, end, code):
     with steps_environment(tmp_path):
-        shell = ["sh", "-c", f"true && python3 -c 'import os, sys; {end}'"]
-        assert subprocess.run(shell, stderr=subprocess.DEVNULL).returncode == code
-    assert last_exit_code(tmp_path) == code
+        for script, expected in [("pass", 0), (end, code), ("pass", 0), ("sys.exit(3)", 3)]:
+            shell = ["sh", "-c", f"true && python3 -c 'import os, sys; {script}'"]
+            assert subprocess.run(shell, stderr=subprocess.DEVNULL).returncode == expected
+    assert failed_exit_code(tmp_path) == code
 
 
 def test_steps_run_in_this_very_python_although_path_names_another(tmp_path, monkeypatch):
