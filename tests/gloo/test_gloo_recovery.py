@@ -142,8 +142,23 @@ def test_five_killed_ranks_cost_five_restarts_and_change_no_bit(
     require_nothing_left(tmp_path / "out")
 
 
-def parent_of(number):
-    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+def children_of(parents):
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) in parents:
+                found.append(int(folder.name))
+    return found
+
+
+def drawing_for(training):
+    """Return the numbers of the processes that draw views for those that train."""
+    servers = [
+        number
+        for number in children_of(training)
+        if b"multiprocessing.forkserver" in Path(f"/proc/{number}/cmdline").read_bytes()
+    ]
+    return children_of(servers)
 
 
 def test_a_killed_process_that_draws_views_costs_a_restart_and_changes_no_bit(
@@ -151,13 +166,35 @@ def test_a_killed_process_that_draws_views_costs_a_restart_and_changes_no_bit(
 ):
     run = Run(labelled_dataset, tmp_path / "out", workers=2, loader_processes=1)
     run.wait_for("epoch 2/")
-    training = run.workers()
-    drawing = [number for number in training if parent_of(number) in training]
-    os.kill(drawing[0], signal.SIGKILL)
+    os.kill(drawing_for(run.workers())[0], signal.SIGKILL)
     run.wait()
     assert "a process that draws views ended (DataLoader worker" in run.told
     assert "starting all again (2 restarts left after this)" in run.told
     assert result_of(tmp_path / "out") == uninterrupted(2)
+
+
+def test_processes_that_draw_views_end_with_the_one_that_trains(labelled_dataset, tmp_path):
+    run = Run(labelled_dataset, tmp_path / "out", loader_processes=2).wait_for("epoch 2/")
+    drawing = drawing_for([run.process.pid])
+    assert len(drawing) == 2
+    run.process.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{number}").exists() for number in drawing):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_end_told_to_all_processes_at_once_is_no_loss_of_those_that_draw(
+    labelled_dataset, tmp_path, uninterrupted, number
+):
+    run = Run(labelled_dataset, tmp_path / "out", loader_processes=2).wait_for("epoch 2/")
+    os.killpg(run.process.pid, number)
+    run.wait(75 if number == signal.SIGTERM else 130)
+    assert "process that draws" not in run.told
+    assert "Traceback" not in run.told
+    Run(labelled_dataset, tmp_path / "out", loader_processes=2).wait()
+    assert result_of(tmp_path / "out") == uninterrupted(1)
 
 
 def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Protocol
 
 import cv2
@@ -180,6 +184,8 @@ def load_batches(
             num_workers=processes,
             pin_memory=device.type == "cuda",
             timeout=60 * config.stall_minutes if processes else 0,
+            multiprocessing_context=_clean_processes() if processes else None,
+            worker_init_fn=_end_with_trainer,
         )
         drawn = _ended_if_stalled(loader)
     return (_on_device(part, device, config.blur_kernel_px) for part in drawn)
@@ -198,6 +204,31 @@ def _on_device(drawn: DrawnViews, device: torch.device, kernel_px: int) -> Batch
             for view, views in enumerate((first, second))
         )
     return first, second, groups
+
+
+def _clean_processes() -> BaseContext:
+    """Return a way to start processes that copy no thread's lock, as a fork of this one would.
+
+    OpenCV, gloo and the store work in threads here: what one of them holds during a fork is never
+    let go of in the copy, which then hangs. So all are forked from a process that has no thread.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _end_with_trainer(_number: int) -> None:
+    # Asked to end is the one that trains, and until it does it needs what is drawn.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    assert trainer
+
+    def watch() -> None:
+        trainer.join()
+        os._exit(1)  # it was killed, or no one would be here to see it end
+
+    # torch watches the process that this one was forked from, which lives on as long as this does.
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -222,9 +253,7 @@ def loader_loss_told() -> Iterator[None]:
 
 def _ended_if_stalled(loader: DataLoader[DrawnViews]) -> Iterator[DrawnViews]:
     others = set(multiprocessing.active_children())
-    # A forked process has none of OpenCV's threads, yet waits for them if its pool knows of any.
-    with _one_opencv_thread():
-        batches = iter(loader)
+    batches = iter(loader)
     drawing = set(multiprocessing.active_children()) - others
     try:
         yield from batches
