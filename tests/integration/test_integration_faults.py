@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from fault_proxy import WRONG_BYTES
 
 from sightline.data import open_dataset
 from sightline.steps import run_step
@@ -59,6 +61,19 @@ def test_prepare_gives_the_version_that_a_folder_gives(
     assert list(dataset.iter_bytes()) == list(open_dataset(calm).iter_bytes())
     assert faulty["counts"]["images"]["images"] == IMAGES
     assert list(open_storage(s3_bucket).list_unfinished()) == []
+
+
+def test_the_report_shows_no_picture_that_came_altered(faults, s3_bucket, make_images, tmp_path):
+    folder = str(make_images(tmp_path / "in", groups_per_class=2))
+    prepare(folder, str(tmp_path))
+    calm = re.findall("data:image/[^\"']+", (tmp_path / "out/data_report.html").read_text())
+    faults.fail(
+        WRONG_BYTES, share=0.5, matches=lambda method, path: method == "GET" and ".tar" in path
+    )
+    prepare(folder, s3_bucket)
+    assert faults.faults
+    page = open_storage(f"{s3_bucket}/out").read_bytes("data_report.html").decode()
+    assert re.findall("data:image/[^\"']+", page) == calm != []
 
 
 def test_pretrain_gives_the_encoder_that_a_folder_gives(

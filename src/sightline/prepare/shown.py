@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from sightline.data import derived_seed
+from sightline.data.dataset import prepare_again
 from sightline.data.readahead import read_ahead
 from sightline.data.shards import Shard
 from sightline.prepare.catalogue import MEMBERS, Catalogue
 from sightline.prepare.data_report import ShownPair, ShownPicture, ShownSet
 from sightline.prepare.duplicates import NamedCopies
 from sightline.prepare.packing import read_stored_boxes
-from sightline.storage import open_storage
+from sightline.storage import join_uri, open_storage
+from sightline.storage.verified import read_verified, refuse_altered
 
 _SHOWN_PAIRS = 6
 
@@ -29,6 +32,7 @@ class _Row(NamedTuple):
     shard: int
     offset_bytes: int
     size_bytes: int
+    sha256: str
     boxes: str
 
 
@@ -116,12 +120,21 @@ class Showcase:
     def _find(self, picture: int) -> _Row:
         (row,) = self._catalogue.rows(
             "SELECT pictures.kind, name, pictures.group_name, split, writer, shard, "
-            "offset_bytes, pictures.size_bytes, boxes "
+            "offset_bytes, pictures.size_bytes, sha256, boxes "
             "FROM pictures JOIN files ON files.id = file WHERE pictures.id = ?",
             (picture,),
         )
         return _Row(*row)
 
     def _read_bytes(self, row: _Row) -> bytes:
-        shard = self._shards[row.writer][row.shard]
-        return self._storage.read_bytes(shard.name, row.offset_bytes, row.size_bytes)
+        shard = self._shards[row.writer][row.shard].name
+        shard_uri = join_uri(self._storage.uri, shard)
+
+        def read() -> bytes:
+            content = self._storage.read_bytes(shard, row.offset_bytes, row.size_bytes)
+            found = hashlib.sha256(content).hexdigest()
+            what, remedy = f"{row.name} in {shard_uri}", prepare_again(shard_uri)
+            refuse_altered(what, row.sha256, found, remedy)
+            return content
+
+        return read_verified(shard_uri, read)
