@@ -7,6 +7,7 @@ credentials, and ends when the process that started it does, however that ends.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -15,8 +16,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
-from threading import Thread
+from queue import Empty
 from typing import IO, Any
 
 from sightline.config import UserError
@@ -24,8 +24,12 @@ from sightline.data.images import ImageError
 from sightline.prepare.pictures import ReadPicture, Wanted, read_pictures
 from sightline.prepare.window import Item, Items
 
-# While one file is checked the next ones lie in the pipe, so that the process never waits.
+# While one file is checked the next ones lie in the pipe, so that the process never waits. They
+# must fit in it: else each side could wait for the other to read.
 _AHEAD = 4
+_PIPE_BYTES = 2**20
+_PAGE_BYTES = 4096
+_HEAD_BYTES = 4096
 _BLOBS = ("content", "pixels", "thumbnail")
 
 
@@ -39,6 +43,8 @@ class CheckingProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._under_way: deque[Item] = deque()
+        self._following: Item | None = None
+        self._pipe_bytes = 0
         self._is_over = False
 
     def serve(self, items: Items, hand_on: Callable[[Item], None]) -> None:
@@ -57,33 +63,46 @@ class CheckingProcess:
         except BaseException as error:  # raised where the results are awaited
             while self._under_way:
                 _fail(self._under_way.popleft(), error, hand_on)
-            while not self._is_over:
-                if (item := items.get()) is None:
-                    self._is_over = True
-                else:
-                    _fail(item, error, hand_on)
+            while item := self._next(items, block=True):
+                _fail(item, error, hand_on)
+                self._following = None
         finally:
             self._end()
 
     def _take(self, items: Items, hand_on: Callable[[Item], None]) -> bool:
         """Send what waits, as far as it may be ahead, and say whether anything is under way."""
-        while not self._is_over and len(self._under_way) < _AHEAD:
-            try:
-                item = items.get(block=not self._under_way)
-            except Empty:
-                break
-            if item is None:
-                self._is_over = True
-            elif isinstance(item.value[2], ImageError):
+        while len(self._under_way) < _AHEAD and (
+            item := self._next(items, block=not self._under_way)
+        ):
+            if isinstance(item.value[2], ImageError):
                 item.value = (item.value[0], b"", item.value[2])
                 hand_on(item)
-            else:
+            elif self._has_room_for(item):
                 self._under_way.append(item)
                 self._send(item)
+            else:
+                break
+            self._following = None
         return bool(self._under_way)
 
+    def _next(self, items: Items, block: bool) -> Item | None:
+        """Return the item whose turn it is, the same one until it is no longer `_following`."""
+        if self._following is None and not self._is_over:
+            with contextlib.suppress(Empty):
+                self._following = items.get(block=block)
+                self._is_over = self._following is None
+        return self._following
+
+    def _has_room_for(self, item: Item) -> bool:
+        if not self._under_way:
+            return True  # the process reads, and nothing else
+        sent = sum(_bytes_in_pipe(other) for other in self._under_way)
+        return sent + _bytes_in_pipe(item) <= self._pipe_bytes
+
     def _send(self, item: Item) -> None:
-        self._process = self._process or _start()
+        if not self._process:
+            self._process = _start()
+            self._pipe_bytes = _widen(self._process.stdin)
         assert self._process.stdin
         _, wanted, content = item.value
         # If it died, that is told where its answer is missed.
@@ -178,6 +197,22 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
+def _widen(pipe: IO[bytes] | None) -> int:
+    """Make a pipe hold more, and return how many bytes it holds; 0 where that is not known."""
+    if not pipe or sys.platform != "linux":
+        return 0
+    with contextlib.suppress(OSError):  # this user's pipes hold as much as they may already
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+
+
+def _bytes_in_pipe(item: Item) -> int:
+    """Return how much of a pipe a file takes at most: whole pages, and the line before it."""
+    _, wanted, content = item.value
+    message_bytes = _HEAD_BYTES + len(wanted.key) + len(content)
+    return -(-message_bytes // _PAGE_BYTES) * _PAGE_BYTES
+
+
 def _write(pipe: IO[bytes], said: Any, blobs: Sequence[bytes]) -> None:
     """Send a message: a line of JSON, and bytes whose sizes it tells."""
     line = json.dumps([said, [len(blob) for blob in blobs]]).encode()
@@ -205,16 +240,11 @@ def main() -> None:
     """Answer what comes from stdin on stdout, until stdin ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a library that prints spoils no answer
-    tasks: SimpleQueue[tuple[Any, list[bytes]]] = SimpleQueue()
-    # Always taken from the pipe, so that neither side waits for the other to read.
-    Thread(target=_queue, args=(tasks,), daemon=True).start()
-    while True:
-        wanted, (content,) = tasks.get()
-        said, blobs = _answer(content, Wanted(*wanted))
-        try:
-            _write(answers, said, blobs)
-        except BrokenPipeError:
-            os._exit(0)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # who asked has ended
+        while True:
+            wanted, (content,) = _read(sys.stdin.buffer)
+            _write(answers, *_answer(content, Wanted(*wanted)))
+    os._exit(0)  # what is left in a pipe is nobody's any more
 
 
 def _answer(content: bytes, wanted: Wanted) -> tuple[dict[str, Any], list[bytes]]:
@@ -233,14 +263,6 @@ def _answer(content: bytes, wanted: Wanted) -> tuple[dict[str, Any], list[bytes]
         for picture in pictures
     ]
     return {"pictures": told}, blobs
-
-
-def _queue(tasks: SimpleQueue[tuple[Any, list[bytes]]]) -> None:
-    try:
-        while True:
-            tasks.put(_read(sys.stdin.buffer))
-    except EOFError:
-        os._exit(0)  # who asked has ended, and nobody waits for an answer
 
 
 if __name__ == "__main__":
