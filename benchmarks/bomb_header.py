@@ -17,7 +17,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from sightline.data.images import ImageError, read_file
+from sightline.images import ImageError, read_file
 
 LIMIT_MS = 10.0
 LIMIT_MB = 20.0  # the readers' own modules; an image of 50 megapixels would be 150

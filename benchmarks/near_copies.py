@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.images import decode_image
+from sightline.images import decode_image
 from sightline.prepare.leak import measure_leak
 from sightline.prepare.near_copies import (
     NEAR_CORRELATION,

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from pipelines.parameters import OWN_PARAMETERS
 from pipelines.plan import CLUSTER, Plan, finished_steps, make_plan, read_assignments
 from sightline.cli import TRY_LATER
-from sightline.config import SettingsError, UserError, nearest_name, read_values
+from sightline.config import nearest_name, read_values
+from sightline.errors import SettingsError, UserError
 from sightline.storage import StorageUnavailableError
 from sightline.telemetry import format_duration
 

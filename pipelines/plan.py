@@ -11,7 +11,8 @@ from typing import Any
 
 from pipelines.parameters import own_parameters, without_own
 from sightline.cli import show_value
-from sightline.config import SettingsError, StepConfig, UserError, nearest_name
+from sightline.config import StepConfig, nearest_name
+from sightline.errors import SettingsError, UserError
 from sightline.prepare.config import PrepareUris
 from sightline.steps import PIPELINE_STEPS, Step
 from sightline.storage import join_uri, open_storage

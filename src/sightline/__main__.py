@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from sightline import __version__
 from sightline.cli import complain, parse_step
-from sightline.config import UserError, nearest_name
+from sightline.config import nearest_name
+from sightline.errors import UserError
 from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import use_storage_settings

@@ -12,14 +12,8 @@ from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
-from sightline.config import (
-    SettingsError,
-    StepConfig,
-    StepUris,
-    default_of,
-    nearest_name,
-    read_values,
-)
+from sightline.config import StepConfig, StepUris, default_of, nearest_name, read_values
+from sightline.errors import SettingsError
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import StorageConfig
 

@@ -11,18 +11,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticUndefined
 
-
-class UserError(Exception):
-    """Something the user can mend: one clear line, exit code 2, no traceback."""
-
-
-class SettingsError(UserError):
-    """Settings that were refused; the message lists every problem at once."""
-
-    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.problems = tuple(problems) or (message,)
-        """The problems one by one."""
+from sightline.errors import SettingsError
 
 
 class StepConfig(BaseModel):

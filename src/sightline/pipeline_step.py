@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sightline.cli import complain
-from sightline.config import SettingsError, UserError
+from sightline.errors import SettingsError, UserError
 from sightline.steps import run_step
 from sightline.storage import StorageUnavailableError, fetch_artifacts, join_uri
 from sightline.storage.settings import StorageConfig, use_storage_settings

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import yaml
 
 from sightline.cli import complain, parse_step
-from sightline.config import SettingsError, UserError, nearest_name, read_values
+from sightline.config import nearest_name, read_values
+from sightline.errors import SettingsError, UserError
 from sightline.steps import COMMANDS
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import StorageConfig, use_storage_settings

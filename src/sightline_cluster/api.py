@@ -15,7 +15,7 @@ from kubernetes import config as kubernetes_config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.utils.quantity import parse_quantity
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline_cluster.render import API_VERSION, KIND, PLURAL, Manifest
 
 JOB_LABEL = "training.kubeflow.org/job-name"

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline_cluster.backends import make_backend
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.task import Task

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline_cluster.api import Api, ApiAwayError, NoSuchJobError
 
 Say = Callable[[str], None]

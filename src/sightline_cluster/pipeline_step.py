@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sightline.cli import complain
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.pipeline_step import (
     EXIT_FAILURE,
     EXIT_USER_ERROR,

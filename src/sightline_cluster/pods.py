@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline_cluster.api import CONTAINER, Api, ApiAwayError, NoSuchJobError
 from sightline_cluster.render import Manifest
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, fetch_artifacts, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE, read_json
 from sightline.telemetry import announce

@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 from sightline import __version__
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.images import DETECT, TRAIN, image_of
 from sightline_cluster.task import Task, label_value, short_hash

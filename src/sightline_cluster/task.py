@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sightline.config import StepConfig, StepUris, UserError
+from sightline.config import StepConfig, StepUris
+from sightline.errors import UserError
 from sightline.steps import COMMANDS
 
 STEPS = ("pretrain", "finetune", "detect")

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from sightline.cli import complain, parse_step
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.steps import COMMANDS
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import use_storage_settings

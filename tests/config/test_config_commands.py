@@ -7,7 +7,7 @@ import pytest
 from sightline import __version__
 from sightline.__main__ import main
 from sightline.cli import parse_step
-from sightline.config import SettingsError
+from sightline.errors import SettingsError
 from sightline.evaluate.config import EvaluateConfig, EvaluateUris
 from sightline.finetune.config import FinetuneConfig, FinetuneUris
 from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS, Step, run_step

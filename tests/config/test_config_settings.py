@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from sightline.config import SettingsError, StepConfig, nearest_name, read_values
+from sightline.config import StepConfig, nearest_name, read_values
+from sightline.errors import SettingsError
 
 
 class ExampleConfig(StepConfig):

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.config import UserError
 from sightline.data import open_dataset, write_dataset
 from sightline.data.publish import manifest_digest
 from sightline.data.shards import PackedImage
+from sightline.errors import UserError
 from sightline.storage.local import LocalStorage
 
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.data.labelled import read_labelled
+from sightline.errors import UserError
 from sightline.storage.local import LocalStorage
 
 

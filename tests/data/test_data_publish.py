@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from sightline.config import UserError
 from sightline.data import open_dataset, publish, publish_dataset, write_dataset
 from sightline.data.publish import range_size_bytes
 from sightline.data.samples import Sample
 from sightline.data.shards import PackedImage, ShardWriter
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, open_storage
 from sightline.storage.local import LocalStorage
 

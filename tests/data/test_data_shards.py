@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from webdataset import WebDataset
 
-from sightline.config import UserError
 from sightline.data import SPLITS, Box, open_dataset, write_dataset
 from sightline.data.shards import PackedImage, tar_header
+from sightline.errors import UserError
 from sightline.storage.local import LocalStorage
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.config import UserError
 from sightline.data import open_dataset, publish, write_dataset
-from sightline.data.images import decode_image
 from sightline.data.shards import PackedImage
 from sightline.data.stream import ArrayStream, ImageStream
+from sightline.errors import UserError
+from sightline.images import decode_image
 from sightline.storage import StorageUnavailableError, open_storage
 from sightline.storage.local import LocalStorage
 

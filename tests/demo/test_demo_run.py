@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.demo.config import DemoConfig, DemoUris
 from sightline.demo.phantom import LESION_KINDS, draw_patient, draw_slice
 from sightline.demo.run import run
+from sightline.errors import UserError
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.run import run as prepare
 

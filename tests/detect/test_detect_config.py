@@ -1,7 +1,7 @@
 import pytest
 
-from sightline.config import SettingsError
 from sightline.detect.config import DetectConfig
+from sightline.errors import SettingsError
 
 
 @pytest.mark.parametrize("preset", ["seed", "paper", "mri", "demo"])

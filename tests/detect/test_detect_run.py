@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from sightline.config import UserError
 from sightline.data import open_dataset, publish_dataset, write_dataset
 from sightline.data.shards import PackedImage, ShardWriter
 from sightline.detect import results
@@ -15,6 +14,7 @@ from sightline.detect.config import DetectUris
 from sightline.detect.run import run
 from sightline.encoders import load_encoder, save_encoder
 from sightline.encoders.yolo_scoring import load_detector, score_detector
+from sightline.errors import UserError
 from sightline.storage import new_artifacts
 
 PROTOCOLS = ("pretrained", "scratch")

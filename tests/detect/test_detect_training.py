@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.detect import training
 from sightline.detect.training import backbone_digest, train_detector
 from sightline.detect.yolo_folder import write_yolo_folder
 from sightline.encoders import load_encoder
 from sightline.encoders.yolo_detector import DetectorSpec, build_detector
+from sightline.errors import UserError
 
 
 def files_of(dataset_uri, folder):

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sightline.config import UserError
 from sightline.data import PackedDataset, open_dataset
 from sightline.detect.yolo_folder import write_yolo_folder
+from sightline.errors import UserError
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from sightline.config import UserError
 from sightline.encoders import (
     Classifier,
     EncoderSpec,
@@ -16,6 +15,7 @@ from sightline.encoders import (
     resize_images,
     save_classifier,
 )
+from sightline.errors import UserError
 from sightline.finetune.config import FinetuneConfig, FinetuneUris
 from sightline.storage import NotFoundError, new_artifacts
 

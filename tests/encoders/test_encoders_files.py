@@ -7,7 +7,6 @@ import torch
 import torchvision
 from torch import nn
 
-from sightline.config import UserError
 from sightline.encoders import (
     BACKBONE_FILE,
     EncoderSpec,
@@ -16,6 +15,7 @@ from sightline.encoders import (
     save_encoder,
 )
 from sightline.encoders.files import load_weights
+from sightline.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import sys
 import pytest
 import torch
 
-from sightline.config import UserError
 from sightline.encoders import EncoderSpec, build_encoder, load_encoder
 from sightline.encoders.yolo import import_ultralytics
+from sightline.errors import UserError
 
 NO_SCALE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.config import UserError
 from sightline.encoders import EncoderSpec, build_encoder
 from sightline.encoders.yolo_detector import (
     DetectorSpec,
@@ -13,6 +12,7 @@ from sightline.encoders.yolo_detector import (
     read_detector,
     save_detector,
 )
+from sightline.errors import UserError
 
 FAMILIES = ("resnet18", "yolo12n")
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.encoders import EncoderSpec
 from sightline.encoders.yolo_detector import Detector, DetectorSpec
 from sightline.encoders.yolo_scoring import find_all, score_detector
+from sightline.errors import UserError
 from sightline.scoring.detection import Detections
 
 

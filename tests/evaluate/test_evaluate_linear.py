@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sightline.config import UserError
 from sightline.encoders import EncoderSpec, build_encoder
+from sightline.errors import UserError
 from sightline.evaluate import linear_evaluation, train_linear
 from sightline.evaluate.config import EvaluateConfig
 from sightline.evaluate.linear import _fold

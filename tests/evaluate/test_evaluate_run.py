@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sightline.config import UserError
 from sightline.data import open_dataset, write_dataset
 from sightline.data.shards import PackedImage
 from sightline.encoders import EncoderSpec, build_encoder, encode_images
+from sightline.errors import UserError
 from sightline.evaluate import protocols
 from sightline.evaluate.config import EvaluateConfig, EvaluateUris
 from sightline.evaluate.run import run

@@ -1,7 +1,7 @@
 import pytest
 
-from sightline.config import UserError
 from sightline.encoders import EncoderSpec, build_encoder, save_encoder
+from sightline.errors import UserError
 from sightline.evaluate.config import EvaluateConfig, EvaluateUris
 from sightline.evaluate.run import run
 from sightline.pretrain.config import PretrainConfig, PretrainUris

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.encoders import (
     EncoderSpec,
@@ -15,6 +14,7 @@ from sightline.encoders import (
     load_classifier,
     predict_probabilities,
 )
+from sightline.errors import UserError
 from sightline.finetune import protocols
 from sightline.finetune.config import FinetuneConfig, FinetuneUris
 from sightline.finetune.run import run

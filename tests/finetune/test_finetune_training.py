@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.data.labelled import read_labelled
 from sightline.encoders import Classifier, EncoderSpec, build_encoder, predict_probabilities
+from sightline.errors import UserError
 from sightline.finetune import fine_tune
 from sightline.finetune.config import FinetuneConfig
 from sightline.finetune.training import _build_optimizer, seconds_per_step

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sightline.__main__ import main
-from sightline.config import UserError
 from sightline.data import open_dataset
+from sightline.errors import UserError
 from sightline.gc.config import GcConfig
 from sightline.gc.layout import STEPS
 from sightline.promote.config import RollbackConfig, RollbackUris

@@ -12,9 +12,9 @@ import pytest
 import torch
 from two_processes import run_in_two_processes
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.data.stream import ImageStream
+from sightline.errors import UserError
 from sightline.pretrain import PretrainConfig, pretrain, probe
 from sightline.pretrain.batches import TrainingOrder
 from sightline.pretrain.head import ProjectionHead

@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.__main__ import main
 from pipelines.plan import make_plan, read_assignments
-from sightline.config import SettingsError
+from sightline.errors import SettingsError
 from sightline.storage import open_storage
 from sightline.storage.settings import StorageConfig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sightline.prepare.run as steps
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.prepare import intake
 from sightline.prepare.config import PrepareConfig, PrepareUris
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.data.images import decode_image
+from sightline.images import decode_image
 from sightline.prepare.leak import measure_leak
 from sightline.prepare.near_copies import find_near_copies
 from sightline.prepare.pictures import make_thumbnail

@@ -17,8 +17,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from sightline.config import UserError
-from sightline.data.images import ImageError
+from sightline.errors import UserError
+from sightline.images import ImageError
 from sightline.prepare import checking, intake
 from sightline.prepare.checking import CheckingProcess
 from sightline.prepare.config import PrepareConfig, PrepareUris
@@ -146,7 +146,7 @@ def test_process_that_is_killed_costs_nothing(tmp_path, monkeypatch, two_process
 def test_file_whose_process_dies_again_is_named(tmp_path, monkeypatch):
     # Python itself reads this file when it starts; here it makes the decoder crash on one name.
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sightline.data.images as images\n"
+        "import os, sightline.images as images\n"
         "read = images.read_file\n"
         "def crash_or_read(content, name, **options):\n"
         "    if name == 'bad.png':\n        os.kill(os.getpid(), 11)\n"

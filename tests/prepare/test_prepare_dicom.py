@@ -11,8 +11,8 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from sightline.config import UserError
 from sightline.data import open_dataset
+from sightline.errors import UserError
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.run import run
 from sightline.prepare.splits import split_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import sightline.prepare.run as steps
-from sightline.config import UserError
 from sightline.data import open_dataset
-from sightline.data.images import ImageError
+from sightline.errors import UserError
+from sightline.images import ImageError
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.file_errors import read_listed
 from sightline.prepare.folders import find_images, reject_large_files

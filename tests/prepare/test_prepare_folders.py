@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.prepare.folders import count_files, find_class_folders, find_images
 from sightline.prepare.nameless import without_suffix
 from sightline.storage import Entry

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from sightline.__main__ import main
-from sightline.config import SettingsError, UserError
 from sightline.data import SPLITS, open_dataset
+from sightline.errors import SettingsError, UserError
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.run import run
 from sightline.prepare.splits import split_of

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.prepare.catalogue import Catalogue, ListedFile
 from sightline.prepare.splits import (
     assign_splits,

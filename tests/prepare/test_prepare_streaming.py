@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 import sightline.prepare.run as steps
-from sightline.config import UserError
 from sightline.data import open_dataset
+from sightline.errors import UserError
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.run import run
 from sightline.prepare.window import map_in_window

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.prepare.catalogue import ListedFile
 from sightline.prepare.table import match_rows, read_table
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sightline.config import UserError
 from sightline.data import Box
+from sightline.errors import UserError
 from sightline.prepare.packing import read_stored_boxes
 from sightline.prepare.yolo_labels import find_boxes, read_boxes
 

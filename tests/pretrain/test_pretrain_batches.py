@@ -8,9 +8,9 @@ import pytest
 import torch
 from photos import draw_photo
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.data.stream import ArrayStream, ImageStream
+from sightline.errors import UserError
 from sightline.pretrain import PretrainConfig
 from sightline.pretrain.batches import (
     TrainingOrder,

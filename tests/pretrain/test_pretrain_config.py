@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from sightline.config import SettingsError
+from sightline.errors import SettingsError
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torchvision
 
-from sightline.config import UserError
 from sightline.encoders import load_encoder
+from sightline.errors import UserError
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.run import run
 from sightline.storage.artifacts import sha256_of

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sightline.config import UserError
 from sightline.data.stream import ArrayStream
+from sightline.errors import UserError
 from sightline.pretrain import PretrainConfig, pretrain, train
 from sightline.pretrain.train import pretrain_from
 from sightline.training.preemption import WorkersLostError

@@ -10,11 +10,11 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 from tensorboardX.proto.event_pb2 import Event
 
-from sightline.config import UserError
 from sightline.data import open_dataset
 from sightline.data.labelled import read_labelled
 from sightline.data.stream import ArrayStream
 from sightline.encoders import encode_images, load_encoder
+from sightline.errors import UserError
 from sightline.pretrain import PretrainConfig, pretrain, train
 from sightline.pretrain.config import PretrainUris
 from sightline.pretrain.probe import NeighbourProbe

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.gc.config import GcConfig, GcUris
 from sightline.gc.run import Collection
 from sightline.promote.config import RollbackConfig, RollbackUris

@@ -1,6 +1,6 @@
 import pytest
 
-from sightline.config import SettingsError
+from sightline.errors import SettingsError
 from sightline.promote.config import PromoteConfig
 from sightline.promote.gate import Gate, judge
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sightline.__main__ import main
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.promote.config import RollbackConfig, RollbackUris
 from sightline.promote.rollback import run
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sightline.__main__ import main
-from sightline.config import UserError
 from sightline.encoders import load_classifier
+from sightline.errors import UserError
 from sightline.promote import run as promote_module
 from sightline.promote.champion import ChampionStore
 from sightline.storage import NotFoundError

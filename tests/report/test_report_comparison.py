@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.report import comparison, wording
 from sightline.report.answer import headline
 from sightline.report.comparison import collect_rows, label_fraction_rows, measure_gaps

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.report import figures
 from sightline.report.config import ReportConfig, ReportUris
 from sightline.report.embedding import map_features

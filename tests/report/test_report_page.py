@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.report import figures
 from sightline.report.config import ReportConfig, ReportUris
 from sightline.report.facts import DatasetFacts, read_datasets

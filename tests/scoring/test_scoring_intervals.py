@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.scoring import bootstrap_interval, paired_difference
 from sightline.scoring.intervals import interval
 

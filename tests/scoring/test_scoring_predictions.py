@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sightline.config import UserError
 from sightline.data import Sample
+from sightline.errors import UserError
 from sightline.scoring import read_predictions, score_classification, write_predictions
 
 CLASSES = ("a class, with a comma", "b")

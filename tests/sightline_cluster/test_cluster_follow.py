@@ -9,7 +9,7 @@ import time
 import pytest
 from fake_api import JOBS, PODS, QUOTAS, FakeApi
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import open_storage
 from sightline.storage.artifacts import new_artifacts, write_json
 from sightline_cluster.api import Api, connect

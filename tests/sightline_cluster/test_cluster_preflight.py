@@ -7,7 +7,7 @@ import pytest
 from fake_api import FakeApi
 
 from pipelines.__main__ import main
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import open_storage
 from sightline.storage.settings import StorageConfig
 from sightline_cluster.config import ClusterConfig

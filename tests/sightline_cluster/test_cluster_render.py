@@ -8,7 +8,7 @@ from sightline_cluster_crd import problems
 
 from pipelines.plan import make_plan, read_assignments
 from sightline.cli import parse_step
-from sightline.config import SettingsError, UserError
+from sightline.errors import SettingsError, UserError
 from sightline.steps import COMMANDS
 from sightline_cluster.__main__ import main
 from sightline_cluster.config import ClusterConfig

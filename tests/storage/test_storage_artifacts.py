@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from sightline.config import StepConfig, StepUris, UserError
+from sightline.config import StepConfig, StepUris
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, fetch_artifacts, new_artifacts, require_new
 from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.storage.local import LocalStorage

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage.http_get import DirectOrigin, NotConnectedError, Patience, ProxiedOrigin
 from sightline.storage.retries import REAL_CLOCK, PassingError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, UnreadableError, join_uri, open_storage
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from stepping_clock import SteppingClock
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import StorageUnavailableError, retries
 from sightline.storage.retries import PassingError, Retries, retries_told, retry_counts
 

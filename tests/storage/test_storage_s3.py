@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fault_proxy import Answer, FaultProxy
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, open_storage
 from sightline.storage.s3 import PART_BYTES, S3Storage
 from sightline.storage.settings import StorageConfig

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from fault_proxy import CUT, RESET, TORN_UPLOAD, WRONG_BYTES, Answer
 
-from sightline.config import StepConfig, StepUris, UserError
+from sightline.config import StepConfig, StepUris
+from sightline.errors import UserError
 from sightline.storage import (
     NotFoundError,
     StorageUnavailableError,

@@ -13,7 +13,7 @@ import pytest
 from fault_proxy import Answer
 
 from sightline.__main__ import main
-from sightline.config import SettingsError, UserError
+from sightline.errors import SettingsError, UserError
 from sightline.storage import NotFoundError, fetch_artifacts, open_storage, require_new, s3
 from sightline.storage.s3 import S3Storage
 from sightline.storage.settings import StorageConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import UnreadableError
 from sightline.storage.local import LocalStorage
 from sightline.storage.s3_errors import Refusal, Target, explain_refusal

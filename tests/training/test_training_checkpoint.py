@@ -13,7 +13,7 @@ import pytest
 import torch
 from fault_proxy import WRONG_BYTES
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import StorageUnavailableError, open_storage
 from sightline.training.checkpoint import Checkpoints, LostRunError
 

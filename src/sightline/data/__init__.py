@@ -1,4 +1,4 @@
-"""Packed data sets: reading images, and the order and randomness they are read with."""
+"""Packed data sets, and the order and randomness they are read with."""
 
 from sightline.data.dataset import PackedDataset, open_dataset
 from sightline.data.publish import publish_dataset, write_dataset

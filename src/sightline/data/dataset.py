@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.config import UserError
-from sightline.data.images import decode_image
 from sightline.data.publish import FORMAT_VERSION, MANIFEST_FILE, SAMPLES_FILE, manifest_digest
 from sightline.data.readahead import read_ahead
 from sightline.data.samples import Sample, parse_samples
+from sightline.errors import UserError
+from sightline.images import decode_image
 from sightline.machine import usable_cores
 from sightline.storage import NotFoundError, join_uri, open_storage
 from sightline.storage.verified import AlteredError, read_verified, refuse_altered

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.config import UserError
 from sightline.data.dataset import PackedDataset
 from sightline.data.samples import SPLITS, Sample
+from sightline.errors import UserError
 from sightline.machine import usable_memory_bytes
 from sightline.telemetry import track
 

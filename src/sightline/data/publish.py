@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sightline.config import UserError
 from sightline.data.randomness import derived_seed
 from sightline.data.samples import SPLITS, Sample
 from sightline.data.shards import (
@@ -26,6 +25,7 @@ from sightline.data.shards import (
     ShardWriter,
     is_recent,
 )
+from sightline.errors import UserError
 from sightline.storage import join_uri, open_storage
 from sightline.storage.scratch import ScratchFolder
 

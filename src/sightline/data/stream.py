@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.config import UserError
 from sightline.data.cache import LoadCache
 from sightline.data.dataset import PackedDataset, cut_members, prepare_again
 from sightline.data.order import EpochOrder, Picked
 from sightline.data.publish import SAMPLES_FILE
 from sightline.data.samples import SPLITS, Sample, parse_samples
+from sightline.errors import UserError
 from sightline.storage import join_uri
 from sightline.storage.verified import read_verified, refuse_altered
 

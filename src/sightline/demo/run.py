@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.config import UserError
 from sightline.data import Box, derived_seed
 from sightline.demo.config import DemoConfig, DemoUris
 from sightline.demo.phantom import LESION_KINDS, Patient, draw_patient, draw_slice
+from sightline.errors import UserError
 from sightline.storage import Storage, open_storage
 from sightline.telemetry import announce, track
 

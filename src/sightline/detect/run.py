@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sightline.config import UserError
 from sightline.data import PackedDataset, open_dataset
 from sightline.detect.config import DetectConfig, DetectUris
 from sightline.detect.protocols import train_protocols
 from sightline.detect.results import write_results
 from sightline.encoders import load_encoder
 from sightline.encoders.yolo_scoring import annotated
+from sightline.errors import UserError
 from sightline.storage import new_artifacts, require_new
 from sightline.storage.artifacts import publish_skipped, write_json
 from sightline.telemetry import announce

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightline.config import UserError
 from sightline.detect.config import DetectConfig
 from sightline.detect.yolo_folder import YoloFolder
 from sightline.encoders.yolo import import_ultralytics
 from sightline.encoders.yolo_detector import Detector
 from sightline.encoders.yolo_scoring import find_all
+from sightline.errors import UserError
 from sightline.scoring.detection import headline_numbers
 from sightline.telemetry import announce, format_duration
 from sightline.training.devices import pick_device, supports_bfloat16

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.config import UserError
 from sightline.data import PackedDataset
-from sightline.data.images import decode_image
+from sightline.errors import UserError
+from sightline.images import decode_image
 from sightline.telemetry import track
 
 _GIB = 2**30

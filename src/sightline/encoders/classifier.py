@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sightline.config import UserError
 from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
 from sightline.encoders.files import explain_misfit, read_state_dict
+from sightline.errors import UserError
 from sightline.storage.artifacts import fetch_artifacts, read_json, write_json
 
 CLASSIFIER_FILE = "classifier.pth"

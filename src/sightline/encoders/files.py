@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sightline.config import UserError
 from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, open_storage
 from sightline.storage.artifacts import fetch_artifacts, read_json, sha256_of, write_json
 from sightline.storage.scratch import ScratchFolder

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from sightline.config import UserError
 from sightline.encoders.base import Encoder, EncoderSpec
+from sightline.errors import UserError
 from sightline.storage.scratch import scratch_until_exit
 
 # Left alone, Ultralytics looks for the network at import, installs packages at run time, runs

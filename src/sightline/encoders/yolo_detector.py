@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
+from sightline.errors import UserError
 from sightline.scoring.detection import Detections
 from sightline.storage import fetch_artifacts
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sightline.config import UserError
 from sightline.encoders.base import Encoder
 from sightline.encoders.yolo import import_ultralytics
+from sightline.errors import UserError
 
 import_ultralytics()
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.config import UserError
 from sightline.data import PackedDataset
 from sightline.encoders.yolo_detector import Detector, load_detector
+from sightline.errors import UserError
 from sightline.scoring.detection import (
     HEADLINES,
     Detections,

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.data.labelled import LabelledImages
 from sightline.encoders import Encoder, build_encoder, encode_images
+from sightline.errors import UserError
 from sightline.evaluate.config import EvaluateConfig
 from sightline.telemetry import announce, format_duration, track
 from sightline.training.devices import autocast, pick_device

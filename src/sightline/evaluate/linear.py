@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.encoders import Classifier, Encoder, encode_images
+from sightline.errors import UserError
 from sightline.evaluate.config import EvaluateConfig
 from sightline.training.devices import pick_device
 from sightline.training.history import ClassifierEpoch, ClassifierTraining

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sightline.config import UserError
 from sightline.encoders import Classifier, predict_probabilities, resize_images
 from sightline.encoders.inputs import to_unit_range
+from sightline.errors import UserError
 from sightline.finetune.augment import steps_per_epoch, training_batches
 from sightline.finetune.config import FinetuneConfig
 from sightline.telemetry import announce, format_duration, track

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.gc.layout import CHAMPION, HISTORY, POINTER, Area, Unit, split_model
 from sightline.promote.champion import Champion, ChampionStore
 from sightline.storage import NotFoundError, join_uri

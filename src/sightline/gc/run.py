@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from sightline.config import UserError
 from sightline.data.publish import MANIFEST_FILE
 from sightline.data.shards import SHARDS_FOLDER
+from sightline.errors import UserError
 from sightline.gc.config import GcConfig, GcUris
 from sightline.gc.layout import CHAMPION, STEPS, Area, Unit, split_model
 from sightline.gc.needed import CONFIG_FILE, read_champions

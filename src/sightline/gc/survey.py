@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sightline.config import UserError
 from sightline.data.publish import FORMAT_VERSION, MANIFEST_FILE, manifest_digest
 from sightline.data.shards import SHARDS_FOLDER
+from sightline.errors import UserError
 from sightline.gc.config import GcConfig
 from sightline.gc.layout import CHAMPION, HISTORY, Area, Foreign, Unit, split_model
 from sightline.gc.needed import Needed, is_run, read_champions, read_run

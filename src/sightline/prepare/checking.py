@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty
 from typing import IO, Any
 
-from sightline.config import UserError
-from sightline.data.images import ImageError
+from sightline.errors import UserError
+from sightline.images import ImageError
 from sightline.prepare.pictures import ReadPicture, Wanted, read_pictures
 from sightline.prepare.window import Item, Items
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sightline.data.images import ImageError
+from sightline.images import ImageError
 from sightline.storage import NotFoundError, UnreadableError
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from sightline.config import UserError
-from sightline.data.images import SUFFIXES
+from sightline.errors import UserError
+from sightline.images import SUFFIXES
 from sightline.prepare.catalogue import Catalogue, ListedFile, Stage
 from sightline.prepare.nameless import NamelessImages
 from sightline.storage import Entry, open_storage

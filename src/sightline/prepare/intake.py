@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from sightline.config import UserError
 from sightline.data import SPLITS
-from sightline.data.images import ImageError
 from sightline.data.shards import Member, ShardWriter
+from sightline.errors import UserError
+from sightline.images import ImageError
 from sightline.machine import usable_cores
 from sightline.prepare.catalogue import KINDS, Catalogue, Stage
 from sightline.prepare.checking import CheckingProcess

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 
-from sightline.config import UserError
 from sightline.data.shards import SHARDS_FOLDER
+from sightline.errors import UserError
 from sightline.storage import open_storage
 from sightline.telemetry import announce, count
 

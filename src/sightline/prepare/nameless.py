@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from sightline.data.headers import JPEG_START, PNG_START
-from sightline.data.images import ImageError
+from sightline.images import ImageError
+from sightline.images.headers import JPEG_START, PNG_START
 from sightline.prepare.file_errors import read_listed
 from sightline.storage import Storage
 

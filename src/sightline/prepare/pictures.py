@@ -16,8 +16,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.config import UserError
-from sightline.data.images import CheckedImage, read_file
+from sightline.errors import UserError
+from sightline.images import CheckedImage, read_file
 
 THUMBNAIL_SIDE_PX = 32
 _JPEG_QUALITY = 95

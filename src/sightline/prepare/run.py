@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.prepare.catalogue import KINDS, Catalogue
 from sightline.prepare.config import PrepareConfig, PrepareUris
 from sightline.prepare.data_report import write_report

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sightline.config import UserError
 from sightline.data import SPLITS, derived_seed
+from sightline.errors import UserError
 from sightline.prepare.catalogue import HAS_A_SAY, Catalogue
 from sightline.telemetry import count
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, TextIO
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.prepare.catalogue import Catalogue
 from sightline.prepare.folders import SPLIT_NAMES
 from sightline.prepare.nameless import without_suffix

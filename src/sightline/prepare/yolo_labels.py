@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from sightline.config import UserError
 from sightline.data import Box
+from sightline.errors import UserError
 from sightline.prepare.catalogue import Catalogue, ListedFile, Stage
 from sightline.prepare.folders import SPLIT_NAMES, Findings, list_image_files, reject
 from sightline.prepare.nameless import without_suffix

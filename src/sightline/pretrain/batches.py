@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sightline.data import derived_seed
-from sightline.data.images import decode_as_stored
 from sightline.data.readahead import read_ahead
 from sightline.data.stream import StreamedImage
+from sightline.images import decode_as_stored
 from sightline.machine import usable_cores
 from sightline.pretrain.appearance import paint_batch, stack_changes
 from sightline.pretrain.augment import SimCLRViews

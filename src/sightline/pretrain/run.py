@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, cast
 
-from sightline.config import UserError
 from sightline.data import PackedDataset, open_dataset
 from sightline.data.stream import ImageStream
 from sightline.encoders import save_encoder
 from sightline.encoders.files import local_weights
+from sightline.errors import UserError
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.curves import draw_curves, write_history, write_steps
 from sightline.pretrain.probe import NeighbourProbe

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sightline.config import UserError
 from sightline.data import derived_seed
 from sightline.data.stream import ArrayStream
 from sightline.encoders import Encoder, EncoderSpec, build_encoder
 from sightline.encoders.files import load_weights
+from sightline.errors import UserError
 from sightline.pretrain.batches import Batch, ImageBatches, load_batches, loader_loss_told
 from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.gradient_cache import backward_in_passes, divide

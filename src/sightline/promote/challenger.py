@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline.config import UserError
 from sightline.data import PackedDataset, open_dataset
+from sightline.errors import UserError
 from sightline.promote.config import PromoteConfig, PromoteUris
 from sightline.promote.tasks import PromotedTask, Score, version_of
 from sightline.scoring import paired_difference, read_predictions

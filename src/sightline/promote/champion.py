@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, fetch_artifacts, join_uri, open_storage
 
 CHAMPION_FILE = "champion.json"

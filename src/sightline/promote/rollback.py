@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.promote.champion import ChampionStore
 from sightline.promote.config import RollbackConfig, RollbackUris
 from sightline.telemetry import announce

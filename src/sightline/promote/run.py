@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.promote.challenger import (
     Challenger,
     count_seen,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.report.config import ReportConfig
 from sightline.report.protocols import BY_KEY, PROTOCOLS, Protocol
 from sightline.report.results import Results, StepResult

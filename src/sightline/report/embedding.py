@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.report.config import ReportConfig
 from sightline.report.results import Results
 from sightline.telemetry import announce, format_duration, track

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.scoring.confusion import (
     CONFUSION_METRICS,
     confusion_counts,

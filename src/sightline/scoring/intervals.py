@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.scoring.confusion import CONFUSION_METRICS
 from sightline.scoring.ranking import macro_auc
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sightline.config import UserError
 from sightline.data import Sample
+from sightline.errors import UserError
 
 _FIRST_COLUMNS = ["name", "group", "label", "predicted"]
 

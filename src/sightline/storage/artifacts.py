@@ -22,7 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sightline import __version__
-from sightline.config import StepConfig, StepUris, UserError
+from sightline.config import StepConfig, StepUris
+from sightline.errors import UserError
 from sightline.storage.base import NotFoundError, Storage, join_uri, open_storage
 from sightline.storage.local import LocalStorage
 from sightline.storage.scratch import ScratchFolder, scratch_until_exit

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sightline.config import UserError
+from sightline.errors import UserError
 
 
 class NotFoundError(UserError):

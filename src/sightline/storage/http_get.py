@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 import urllib3
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage.retries import Clock, PassingError
 
 _READ_BYTES = 2**18

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage.base import Entry, NotFoundError, UnreadableError
 
 _PARTIAL_PREFIX = ".partial-"

@@ -36,7 +36,7 @@ from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_ import create_urllib3_context
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage.base import Entry, NotFoundError
 from sightline.storage.http_get import (
     Answer,

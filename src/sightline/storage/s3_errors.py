@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage.base import NotFoundError, UnreadableError
 from sightline.storage.retries import PassingError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage.retries import REAL_CLOCK, Clock, PassingError, Retries
 
 T = TypeVar("T")

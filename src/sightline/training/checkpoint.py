@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
 from sightline.storage.artifacts import sha256_of
 from sightline.storage.scratch import ScratchFolder

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.storage import NotFoundError, Storage, StorageUnavailableError
 from sightline.storage.retries import REAL_CLOCK, Clock
 from sightline.telemetry import announce

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from sightline.config import UserError
+from sightline.errors import UserError
 from sightline.machine import usable_cores
 from sightline.storage import StorageUnavailableError
 from sightline.storage.scratch import ScratchFolder

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.data.images import ImageError, read_file
+from sightline.images import ImageError, read_file
 
 Y, X = np.mgrid[:300, :400]
 COLOR = Image.fromarray(np.stack([X % 256, Y % 256, (X + Y) % 256], axis=-1).astype(np.uint8))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.config import UserError
+from sightline.errors import UserError
 
 MAX_MEGAPIXELS = 50
 MAX_SIDE_PX = 10_000

@@ -14,27 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from sightline.data.checked import (
+from sightline.images.checked import (
     MAX_MEGAPIXELS,
     CheckedImage,
     ImageError,
     name_damage,
     refuse_size,
 )
-from sightline.data.deep import DeepImage, rawmode_of, read_deep
-from sightline.data.headers import JPEG_START, describe_start, is_dicom, read_size
-from sightline.data.intensities import find_levels, strips, window_percentiles
-from sightline.data.png import check_png, png_depth
-from sightline.data.tiff import check_tiff
-
-__all__ = [
-    "SUFFIXES",
-    "CheckedImage",
-    "ImageError",
-    "decode_as_stored",
-    "decode_image",
-    "read_file",
-]
+from sightline.images.deep import DeepImage, rawmode_of, read_deep
+from sightline.images.headers import JPEG_START, describe_start, is_dicom, read_size
+from sightline.images.intensities import find_levels, strips, window_percentiles
+from sightline.images.png import check_png, png_depth
+from sightline.images.tiff import check_tiff
 
 # Nothing else is tried: Pillow's EPS reader, for one, starts another program.
 _FORMATS = ("PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG")
@@ -104,7 +95,7 @@ def read_file(
         raise ImageError("the file is empty")
     if is_dicom(content):
         try:
-            from sightline.data.dicom import read_dicom
+            from sightline.images.dicom import read_dicom
         except ModuleNotFoundError as error:
             if error.name != "pydicom":
                 raise

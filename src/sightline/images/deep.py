@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL import TiffImagePlugin as tag
 
-from sightline.data.checked import ImageError
+from sightline.images.checked import ImageError
 
 _WHITE_IS_ZERO, _PLANE_BY_PLANE, _UNSIGNED, _SIGNED = 0, 2, 1, 2
 _GRAY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")

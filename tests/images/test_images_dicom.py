@@ -26,7 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from sightline.data.images import ImageError, read_file
+from sightline.images import ImageError, read_file
 
 RAMP = np.arange(-1000, 1000, dtype=np.int16).reshape(40, 50)
 DEEP = np.arange(0, 2000, dtype=np.uint16).reshape(40, 50)
@@ -484,7 +484,7 @@ def test_strange_colours_are_refused_by_name(interpretation):
 WITHOUT_PYDICOM = """
 import sys
 sys.modules["pydicom"] = None
-from sightline.data.images import ImageError, read_file
+from sightline.images import ImageError, read_file
 try:
     read_file(sys.stdin.buffer.read(), "scan.dcm")
 except ImageError as error:
@@ -503,7 +503,7 @@ def test_without_pydicom_the_file_is_refused_with_what_to_install():
 
 def test_pydicom_is_loaded_only_for_a_dicom_file():
     code = (
-        "import io, sys, PIL.Image; from sightline.data.images import read_file\n"
+        "import io, sys, PIL.Image; from sightline.images import read_file\n"
         "b = io.BytesIO(); PIL.Image.new('L', (2, 2)).save(b, 'PNG'); read_file(b.getvalue())\n"
         "print('pydicom' in sys.modules)"
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import zlib
 
-from sightline.data.checked import ImageError
-from sightline.data.headers import PNG_START
+from sightline.images.checked import ImageError
+from sightline.images.headers import PNG_START
 
 _PALETTE = 3  # among the colour types
 

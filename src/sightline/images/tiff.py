@@ -15,7 +15,7 @@ from typing import Any
 import simplejpeg
 from PIL import TiffImagePlugin as tag
 
-from sightline.data.checked import ImageError, refuse_size
+from sightline.images.checked import ImageError, refuse_size
 
 _YCBCR = 6  # among photometric interpretations
 _MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bomb has more

@@ -29,7 +29,7 @@ FILES = 1000
 READER = """
 import hashlib, json, resource, sys
 from pathlib import Path
-from sightline.data.images import CheckedImage, ImageError, read_file
+from sightline.images import CheckedImage, ImageError, read_file
 
 def peak_kb():
     # getrusage keeps the peak of the process that started this one; the kernel's own line does not.
@@ -141,7 +141,7 @@ def mutate(draw, kind, content, others):
     return bytes(content)
 
 
-# pytest undoes the filter of Pillow's warnings that importing sightline.data.images sets.
+# pytest undoes the filter of Pillow's warnings that importing sightline.images sets.
 @pytest.mark.filterwarnings("error::RuntimeWarning", "ignore:.*bomb", "ignore::UserWarning")
 def test_a_thousand_damaged_files_are_each_read_or_refused(tmp_path):
     (tmp_path / "good").mkdir()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.checked import ImageError
+from sightline.images.checked import ImageError
 from sightline.telemetry import count
 
 WINDOW_PERCENTILES = (0.5, 99.5)

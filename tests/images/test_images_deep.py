@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.data.images import ImageError, read_file
+from sightline.images import ImageError, read_file
 
 GRAY = np.array([[0, 1000, 2000, 4095]], dtype=np.uint16)
 COLOR = np.array([[[0, 10, 4000], [4095, 2000, 1]]], dtype=np.uint16)

@@ -13,7 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from sightline.data.images import ImageError, decode_as_stored, decode_image, read_file
+from sightline.images import ImageError, decode_as_stored, decode_image, read_file
 
 CORNERS = np.array([[0, 80, 160], [240, 40, 120]], dtype=np.uint8)
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from pydicom import encaps, filereader, pixels, uid
 
-from sightline.data.checked import (
+from sightline.images.checked import (
     MAX_MEGAPIXELS,
     CheckedImage,
     ImageError,
     name_damage,
     refuse_size,
 )
-from sightline.data.intensities import find_levels, share_to_8_bit, window_percentiles
+from sightline.images.intensities import find_levels, share_to_8_bit, window_percentiles
 from sightline.telemetry import count
 
 # Of all frames together, when a file is split: 3 bytes a pixel are held at once.
