@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import tracemalloc
 import zlib
@@ -13,7 +14,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from sightline.images import ImageError, decode_as_stored, decode_image, read_file
+from sightline.images import ImageError, decode_as_stored, decode_image, read_file, reading
+from sightline.images.headers import is_bare_jpeg
 
 CORNERS = np.array([[0, 80, 160], [240, 40, 120]], dtype=np.uint8)
 
@@ -85,6 +87,35 @@ def test_every_exif_orientation_comes_upright(orientation):
     checked = read(save(Image.fromarray(CORNERS), exif=exif))
     np.testing.assert_array_equal(checked.pixels[:, :, 0], UPRIGHT[orientation])
     assert checked.is_plain == (orientation == 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"a scan"}])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_bare_jpeg_is_read_as_it_is_with_pillows_look_at_its_header(mode, options, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, size=(24, 16, 3), dtype=np.uint8)
+    picture = save(Image.fromarray(noise).convert(mode), "JPEG", **options)
+    header = picture.index(b"\xff\xda") + 4
+    draw = random.Random(0)
+    bare, each = 0, [picture]
+    for place in range(3, header):
+        for value in (0, 0xFF, 0xE1, 0xEE, 0xC3, draw.randrange(256)):
+            each.append(picture[:place] + bytes([value]) + picture[place + 1 :])
+    for content in each:
+        bare += is_bare_jpeg(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "is_bare_jpeg", lambda _content: False)
+            slow = read_or_refuse(content)
+        assert read_or_refuse(content) == slow
+    assert is_bare_jpeg(picture)
+    assert len(each) / 10 < bare < len(each)
+
+
+def read_or_refuse(content):
+    try:
+        image = read(content)
+    except ImageError:
+        return None
+    return image.pixels.shape, image.pixels.tobytes(), image.is_plain, image.suffix, image.notes
 
 
 def test_rotated_jpeg_is_turned_and_says_so():

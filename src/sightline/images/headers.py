@@ -8,6 +8,10 @@ import simplejpeg
 
 JPEG_START = b"\xff\xd8\xff"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+# ITU-T T.81, table B.1: JFIF's own, comments, and what the decoder itself needs.
+_PICTURE_MARKERS = {0xE0, 0xFE, 0xDB, 0xC4, 0xDD}
+_FRAME_MARKERS = {0xC0, 0xC1, 0xC2}
+_SCAN_MARKER = 0xDA
 _RARE_TIFF = "a TIFF, damaged or of a rare kind: save it with 8 or 16 bits, gray or RGB"
 # Group 0002 or 0008, little endian, and an element below 0x0100.
 _BARE_DICOM_STARTS = (b"\x02\x00", b"\x08\x00")
@@ -32,6 +36,21 @@ def read_size(content: bytes) -> tuple[int, int] | None:
     except (struct.error, ValueError):
         pass  # the decoder says better what is wrong
     return None
+
+
+def is_bare_jpeg(content: bytes) -> bool:
+    """Tell whether a JPEG's header is of the picture alone: no EXIF, no inks, no second picture."""
+    place, is_gray_or_rgb = 2, False
+    while content.startswith(b"\xff", place) and place + 10 <= len(content):
+        marker = content[place + 1]
+        if marker == _SCAN_MARKER:
+            return is_gray_or_rgb
+        if marker in _FRAME_MARKERS:
+            is_gray_or_rgb = content[place + 4] == 8 and content[place + 9] in (1, 3)
+        elif marker not in _PICTURE_MARKERS:
+            return False
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return False
 
 
 def is_dicom(content: bytes) -> bool:

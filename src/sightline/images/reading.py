@@ -22,7 +22,7 @@ from sightline.images.checked import (
     refuse_size,
 )
 from sightline.images.deep import DeepImage, rawmode_of, read_deep
-from sightline.images.headers import JPEG_START, describe_start, is_dicom, read_size
+from sightline.images.headers import JPEG_START, describe_start, is_bare_jpeg, is_dicom, read_size
 from sightline.images.intensities import find_levels, strips, window_percentiles
 from sightline.images.png import check_png, png_depth
 from sightline.images.tiff import check_tiff
@@ -108,6 +108,8 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
     if size := read_size(content):
         refuse_size(*size)
     try:
+        if content.startswith(JPEG_START) and is_bare_jpeg(content):
+            return _checked(_decode_strictly(content, "RGB"), "JPEG", name)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             refuse_size(*image.size)
             _refuse_frames(image, content)
@@ -133,10 +135,20 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
         pixels = pixels if is_tiff else _turn_upright(pixels, orientation)
         notes = (*notes, f"turned upright (EXIF orientation {orientation})")
         is_plain = False
+    return _checked(pixels, file_format, name, is_plain, notes)
+
+
+def _checked(
+    pixels: NDArray[np.uint8],
+    file_format: str,
+    name: str,
+    is_plain: bool = True,
+    notes: tuple[str, ...] = (),
+) -> CheckedImage:
     ending = PurePosixPath(name).suffix.lower()
     if ending and ending not in SUFFIXES[file_format]:
         notes = (*notes, f"{file_format} by its content, though named {ending}")
-    suffix = "jpg" if content.startswith(JPEG_START) else "png"
+    suffix = "jpg" if file_format == "JPEG" else "png"
     return CheckedImage(np.ascontiguousarray(pixels), suffix, is_plain, notes)
 
 
@@ -179,10 +191,9 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
 def _read_jpeg(
     image: Image.Image, content: bytes
 ) -> tuple[NDArray[np.uint8], bool, tuple[str, ...]]:
-    # Strict: libjpeg otherwise paints what it lacks gray and only warns.
     if image.mode != "CMYK":
-        return simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True), True, ()
-    inks = simplejpeg.decode_jpeg(content, colorspace="CMYK", strict=True)
+        return _decode_strictly(content, "RGB"), True, ()
+    inks = _decode_strictly(content, "CMYK")
     if "adobe" in image.info:
         inks = 255 - inks  # Adobe writes 255 for no ink
     return (
@@ -190,6 +201,12 @@ def _read_jpeg(
         False,
         ("CMYK turned into RGB",),
     )
+
+
+def _decode_strictly(content: bytes, colorspace: Literal["RGB", "CMYK"]) -> NDArray[np.uint8]:
+    # libjpeg otherwise paints what it lacks gray and only warns.
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace=colorspace, strict=True)
+    return pixels
 
 
 def _flatten(deep: DeepImage) -> tuple[NDArray[np.uint8], bool, tuple[str, ...]]:
