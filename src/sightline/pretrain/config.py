@@ -185,7 +185,8 @@ class PretrainConfig(StepConfig):
 
     loader_processes: Annotated[int, Field(ge=-1, le=256)] = -1
     """Processes that draw views for each worker. 0 draws them in the worker itself; -1 chooses: 0
-    without a GPU, where the network uses all cores, else the usable cores per worker."""
+    without a GPU, where the network uses all cores, else the usable cores per worker. A script of
+    your own that trains with them needs its `if __name__ == "__main__":`."""
 
     knn_epochs: Annotated[int, Field(ge=0)] = 10
     """After every how many epochs kNN accuracy is shown, where labels are given; 0: never."""
