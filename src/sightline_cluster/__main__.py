@@ -21,6 +21,7 @@ from sightline_cluster.render import RUN_LABEL, render_pytorchjob
 from sightline_cluster.task import STEPS, Task, label_value, make_task
 
 _DONE, _FAILURE, _USER_ERROR = 0, 1, 2
+_TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h
 
 _HELP = """usage: sightline-cluster COMMAND
 
@@ -41,7 +42,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 2 the user can mend it, 1 anything else, 143 asked to end."""
+    """Run one command and return its exit code.
+
+    0 done, 2 the user can mend it, 75 a server was away: the same command later goes on, 143 asked
+    to end, 1 anything else.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {"run": _run, "render": _render, "reap": _reap}
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -58,19 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _USER_ERROR
     except StorageUnavailableError as error:
         complain("cluster", error)
-        return _FAILURE
+        return _TRY_LATER
 
 
 def _run(argv: Sequence[str]) -> int:
     from sightline_cluster.launch import run_task
-    from sightline_cluster.pytorchjob import JobFailedError
+    from sightline_cluster.pytorchjob import JobFailedError, JobLostError
 
     task, config = _read(argv)
     try:
         run_task(task, config)
     except JobFailedError as error:
         complain(task.step, error)
-        return _FAILURE
+        return _TRY_LATER if isinstance(error, JobLostError) else _FAILURE
     except UserError as error:
         complain(task.step, error)
         return _USER_ERROR
@@ -103,7 +108,7 @@ def _reap(argv: Sequence[str]) -> int:
         names = reap(connect(given.namespace), selector)
     except (ApiAwayError, JobFailedError) as error:
         complain("cluster", error)
-        return _FAILURE
+        return _TRY_LATER if isinstance(error, ApiAwayError) else _FAILURE
     print(f"deleted: {', '.join(names)}" if names else "nothing was left")
     return _DONE
 

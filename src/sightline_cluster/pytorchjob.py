@@ -56,6 +56,10 @@ class JobFailedError(Exception):
     """A job that ended without a result, and that its user cannot mend by a setting."""
 
 
+class JobLostError(JobFailedError):
+    """The cluster's API was away for too long; the same command later goes on following."""
+
+
 class PyTorchJobBackend:
     """One task as a PyTorchJob: `submit`, then `follow`; `cancel` at any time."""
 
@@ -104,7 +108,7 @@ class PyTorchJobBackend:
         Raises:
             UserError: If the cluster refuses it, a job of this name has another task, or the
                 results' place cannot be read.
-            JobFailedError: If the API gives no answer.
+            JobLostError: If the API gives no answer.
             StorageUnavailableError: If the store gives none.
         """
         patience = _Patience(self._config.api_minutes, has_job=False)
@@ -434,7 +438,7 @@ class _Patience:
             self._since = now
             say(f"{error}; {self._meanwhile} again for {self._minutes:g} minutes")
         if now - self._since > 60 * self._minutes:
-            raise JobFailedError(f"{error}, for {self._minutes:g} minutes{self._then}") from None
+            raise JobLostError(f"{error}, for {self._minutes:g} minutes{self._then}") from None
 
     def regain(self, say: Any) -> None:
         if self._since is not None:

@@ -451,6 +451,17 @@ def test_job_that_cannot_be_deleted_is_not_called_deleted(api, status):
     assert len(api.jobs) == 1
 
 
+def test_command_that_the_api_kept_waiting_asks_to_be_started_again_later(api):
+    command = [*RUN, "--set", "api_minutes=0.02", "pretrain", *FLAGS]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        _follows(api)
+        api.refuse = lambda *_: (500, "etcd is gone")
+        _, told = run.communicate(timeout=60)
+    assert run.returncode == 75  # EX_TEMPFAIL of sysexits.h
+    assert "the same command follows it again" in told
+    assert len(api.jobs) == 1
+
+
 def test_launcher_that_was_told_so_leaves_its_job_when_it_ends(api):
     detached = ["--set", "cancel_on_sigterm=false"]
     with subprocess.Popen([*RUN, *detached, "pretrain", *FLAGS]) as launcher:
