@@ -50,6 +50,7 @@ _TAIL_LINES = 20
 _LAST_WORDS_SECONDS = 10.0
 # Before each try to delete a job after a signal; a step in Kubeflow Pipelines has no time for two.
 _CANCEL_WAITS_SECONDS = (0.0, 0.5, 2.0)
+_LEAVE_AGAIN_SECONDS = 0.5
 
 
 class JobFailedError(Exception):
@@ -479,6 +480,7 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
     """
     failures: list[Exception] = []
     was_there = False
+    asked = 0
 
     def cancel(number: int, _frame: FrameType | None) -> None:
         nonlocal was_there
@@ -494,7 +496,14 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
                     break
                 except (ApiAwayError, UserError) as error:
                     failures[:] = [error]
-        raise SystemExit(128 + number)
+        leave(number)
+
+    def leave(number: int, _frame: FrameType | None = None) -> None:
+        nonlocal asked
+        asked = asked or number
+        # Raised where Python ends an object, such as a connection, it is dropped without a word.
+        signal.setitimer(signal.ITIMER_REAL, _LEAVE_AGAIN_SECONDS)
+        raise SystemExit(128 + asked)
 
     # SIGHUP is a terminal that was closed; under nohup it is ignored, and stays so.
     before = {
@@ -504,14 +513,16 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
     }
     for number in before:
         signal.signal(number, cancel)
+    alarm = signal.signal(signal.SIGALRM, leave)
     if "KFP_POD_NAME" in os.environ:
         _hear_of_ancestors_death()
     elif pipeline := os.environ.get(PIPELINE_PROCESS):
         _hear_of_ancestors_death(int(pipeline))
     try:
         yield
-    except SystemExit as ending:
-        if ending.code in (129, 130, 143):
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if asked:
             if config.cancel_on_sigterm:
                 stays = "is deleted" if was_there else "of ours is not there"
             else:
@@ -520,10 +531,10 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
                 stays = f"could not be deleted ({failures[0]}): sightline-cluster reap deletes it"
             with contextlib.suppress(OSError):  # the terminal may be what ended
                 print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)
-        raise
-    finally:
-        for number, handler in before.items():
+        for number, handler in {**before, signal.SIGALRM: alarm}.items():
             signal.signal(number, handler)
+        if asked:  # whatever came of it meanwhile, such as that the job is gone
+            raise SystemExit(128 + asked) from None
 
 
 def _hear_of_ancestors_death(farthest: int = 1) -> None:

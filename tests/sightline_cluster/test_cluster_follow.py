@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from sightline.storage.artifacts import new_artifacts, write_json
 from sightline_cluster.api import Api, connect
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.pipeline_step import reap_run
-from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, reap
+from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, cancelled_with_us, reap
 from sightline_cluster.render import RESTARTS_ANNOTATION
 from sightline_cluster.task import make_task
 
@@ -470,6 +471,34 @@ def test_launcher_that_was_told_so_leaves_its_job_when_it_ends(api):
         launcher.send_signal(signal.SIGTERM)
         assert launcher.wait(timeout=30) == 143
     assert len(api.jobs) == 1
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_signal_that_comes_while_python_ends_an_object_is_followed(
+    api, backend, is_cancelled, capfd
+):
+    class Connection(io.RawIOBase):
+        def close(self):
+            # What a handler raises in here is dropped by Python, for no one could catch it.
+            if not self.closed:
+                super().close()
+                signal.raise_signal(signal.SIGTERM)
+
+    ours = backend(cancel_on_sigterm=is_cancelled)
+
+    def follow():
+        with cancelled_with_us(ours, ours._config):
+            ours.submit()
+            connection = Connection()
+            del connection
+            time.sleep(20)
+
+    with pytest.raises(SystemExit) as ended:
+        follow()
+    assert ended.value.code == 143
+    assert len(api.jobs) == (0 if is_cancelled else 1)
+    assert ("is deleted" if is_cancelled else "goes on") in capfd.readouterr().err
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
