@@ -3,9 +3,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
+from sightline.errors import UserError
 from sightline.storage import open_storage
 from sightline.training.claim import RunClaim
 from sightline.training.preemption import AlreadyRunningError
@@ -65,6 +67,34 @@ def test_a_run_that_another_renews_is_left_to_it(storage):
     with pytest.raises(AlreadyRunningError, match="process 12 on node-7 trains this run already"):
         claim_on(storage, PatientClock(renew)).take()
     assert stored(storage)["owner"] == "other"
+
+
+def test_a_run_with_other_settings_that_lives_is_refused_and_not_called_this_one(storage):
+    holder = {**ELSEWHERE, "beats": 0, "run": "its settings"}
+
+    def renew():
+        holder["beats"] += 1
+        storage.write_bytes("claim.json", json.dumps(holder).encode())
+
+    renew()
+    ours = RunClaim(
+        storage, "claim.json", "pretrain", clock=PatientClock(renew), run="our settings"
+    )
+    with pytest.raises(UserError, match="process 12 on node-7 trains a run with other settings"):
+        ours.take()
+    assert stored(storage)["owner"] == "other"
+
+
+def test_a_claim_that_somebody_deleted_is_no_lost_one(storage):
+    claim = claim_on(storage, silent_seconds=0.3)
+    claim.take()
+    storage.delete("claim.json")
+    deadline = time.monotonic() + 30
+    while not storage.exists("claim.json") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert stored(storage)["owner"] == claim.owner
+    assert not claim.is_lost
+    assert claim.give_back()
 
 
 def test_a_run_whose_holder_is_silent_is_taken_over_after_the_time_it_may_be(storage, capsys):

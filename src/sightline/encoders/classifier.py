@@ -12,6 +12,7 @@ from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
 from sightline.encoders.files import explain_misfit, read_state_dict
 from sightline.errors import UserError
 from sightline.storage.artifacts import fetch_artifacts, read_json, write_json
+from sightline.training.tensors import save_tensors
 
 CLASSIFIER_FILE = "classifier.pth"
 DESCRIPTION_FILE = "classifier.json"
@@ -47,7 +48,7 @@ def save_classifier(classifier: Classifier, folder: Path, file_name: str = CLASS
     Several classifiers of one encoder and the same classes may share the folder.
     """
     state = {name: tensor.detach().cpu() for name, tensor in classifier.state_dict().items()}
-    torch.save(state, folder / file_name)
+    save_tensors(state, folder / file_name)
     described = {
         "encoder": classifier.encoder.spec.to_json(),
         "classes": list(classifier.classes),

@@ -22,6 +22,7 @@ from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
 from sightline.errors import UserError
 from sightline.scoring.detection import Detections
 from sightline.storage import fetch_artifacts
+from sightline.training.tensors import save_tensors
 
 if TYPE_CHECKING:
     from sightline.encoders.yolo_network import DetectorNetwork
@@ -148,7 +149,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         "detector": detector.spec.to_json(),
         "state_dict": state,
     }
-    torch.save(content, path)
+    save_tensors(content, path)
 
 
 def load_detector(uri: str, file_name: str = DETECTOR_FILE) -> Detector:

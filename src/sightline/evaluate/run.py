@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from sightline.data import open_dataset
 from sightline.data.labelled import check_labels, describe_labelled, read_labelled
 from sightline.encoders import load_encoder
@@ -18,6 +16,7 @@ from sightline.storage import new_artifacts, require_new
 from sightline.storage.artifacts import publish_skipped, write_json
 from sightline.telemetry import announce, count
 from sightline.training.history import chosen_epochs, write_classifier_history
+from sightline.training.tensors import save_tensors
 
 
 def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def run(uris: EvaluateUris, config: EvaluateConfig) -> dict[str, Any]:
         },
     }
     with new_artifacts("evaluate", uris, config, uris.out_uri) as folder:
-        torch.save(trainings["linear"].layer.state_dict(), folder / "linear.pth")
+        save_tensors(trainings["linear"].layer.state_dict(), folder / "linear.pth")
         write_classifier_history(folder, trainings)
         for protocol, probabilities in predictions.items():
             path = folder / f"predictions_{protocol}.csv"

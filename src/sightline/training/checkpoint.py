@@ -32,13 +32,14 @@ from sightline.telemetry.metrics import (
     CHECKPOINT_FALLBACKS,
     CHECKPOINT_SAVED_AT,
 )
+from sightline.training.tensors import save_tensors
 
 KEPT = 3
 _TRIES = 5
 _POINTER = "latest.json"
 _STATE = ".pt"
 _MANIFEST = ".json"
-_COPY = "state.pt"  # torch writes the name into the file: equal states are to be equal bytes
+_COPY = "state.pt"
 
 
 class Checkpoint(NamedTuple):
@@ -258,15 +259,15 @@ class Checkpoints:
             raise _DamagedError("its manifest is none of ours") from None
 
     def _write_copy(self, state: Mapping[str, Any]) -> ScratchFolder:
-        scratch = None
         try:
             scratch = ScratchFolder("checkpoint")
-            torch.save(dict(state), scratch.path / _COPY)
-        except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk so
-            place = scratch.path / _COPY if scratch else "a temporary file"
-            if scratch:
-                scratch.close()
-            raise UserError(f"cannot write {place}: {str(error).splitlines()[0]}") from None
+        except OSError as error:
+            raise UserError(f"cannot write a temporary file: {error}") from None
+        try:
+            save_tensors(state, scratch.path / _COPY)
+        except BaseException:
+            scratch.close()
+            raise
         return scratch
 
     def _store(self, path: Path, global_step: int) -> None:
@@ -314,7 +315,11 @@ class Checkpoints:
             # compared with was altered on its way, and the pointer is as we left it.
             if found == content:
                 break
-            if found != self._pointer:
+            if found is None:
+                gone = join_uri(self._storage.uri, _POINTER)
+                self._warn(f"{gone} is gone: somebody deleted it, so it is written anew")
+                self._pointer = None
+            elif found != self._pointer:
                 raise LostRunError(
                     f"another process went on with the run under {self._storage.uri}, so this one "
                     "stops; its checkpoints are untouched"
@@ -333,22 +338,24 @@ class Checkpoints:
             return None
 
     def _names(self, pointer: bytes | None) -> list[str]:
-        if pointer is None:
-            return []
-        try:
-            kept = json.loads(pointer)["kept"]
-            if all(isinstance(name, str) for name in kept):
-                return list(kept)
-        except (ValueError, KeyError, TypeError):
-            pass
-        self._note_fallback()
+        if pointer is not None:
+            try:
+                kept = json.loads(pointer)["kept"]
+                if all(isinstance(name, str) for name in kept):
+                    return list(kept)
+            except (ValueError, KeyError, TypeError):
+                pass
         found = {
             entry.key.removesuffix(_MANIFEST)
             for entry in self._storage.list("step-")
             if entry.key.endswith(_MANIFEST)
         }
+        if pointer is None and not found:
+            return []
+        self._note_fallback()
+        how = "missing" if pointer is None else "damaged"
         self._warn(
-            f"{join_uri(self._storage.uri, _POINTER)} is damaged: taking the newest of the "
+            f"{join_uri(self._storage.uri, _POINTER)} is {how}: taking the newest of the "
             f"{len(found)} checkpoints that are there"
         )
         return sorted(found, reverse=True)[:KEPT]

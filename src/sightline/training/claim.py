@@ -36,6 +36,7 @@ class RunClaim:
         step: str,
         silent_seconds: float = SILENT_SECONDS,
         clock: Clock = REAL_CLOCK,
+        run: str = "",
     ) -> None:
         """Name a claim.
 
@@ -45,14 +46,16 @@ class RunClaim:
             step: The step, as lines to the user name it.
             silent_seconds: How long a holder that lives may leave the claim unchanged.
             clock: What waits.
+            run: A digest of what makes the run this run; another's that lives is a mistake.
         """
         self.owner = uuid.uuid4().hex
         self._storage = storage
         self._key = key
         self._step = step
+        self._run = run
         self._silent_seconds = silent_seconds
         self._clock = clock
-        self._content = b""
+        self._content: bytes | None = None
         self._beats = 0
         self._ended = threading.Event()
         self._lost = threading.Event()
@@ -71,6 +74,7 @@ class RunClaim:
 
         Raises:
             AlreadyRunningError: If another process holds it and lives.
+            UserError: If that one trains another run.
         """
         while not self._try_to_take(still_waiting):
             pass
@@ -114,6 +118,11 @@ class RunClaim:
             if now == found:
                 continue
             if _parse(now).get("owner"):
+                if held.get("run", self._run) != self._run:
+                    raise UserError(
+                        f"{holder} trains a run with other settings or data there: choose another "
+                        "out_uri, or stop that one first"
+                    )
                 raise AlreadyRunningError(f"{holder} trains this run already")
             return  # given back meanwhile; the conditional write decides who gets it
 
@@ -128,10 +137,11 @@ class RunClaim:
                 found = self._read()
             except (StorageUnavailableError, UserError):
                 continue  # while the store does not answer, nobody can take the run over
-            if _parse(found).get("owner") != self.owner:
+            # Where it is gone, nobody holds it: whoever takes a run over writes a claim of its own.
+            if found is not None and _parse(found).get("owner") != self.owner:
                 self._lost.set()
                 return
-            self._content = found or b""
+            self._content = found
 
     def _read(self) -> bytes | None:
         try:
@@ -142,6 +152,7 @@ class RunClaim:
     def _describe(self) -> bytes:
         claim = {
             "owner": self.owner,
+            "run": self._run,
             "beats": self._beats,
             "host": socket.gethostname(),
             "pid": os.getpid(),

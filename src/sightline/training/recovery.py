@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -151,9 +153,11 @@ def recovery_of(
 
     Raises:
         AlreadyRunningError: If another process trains it.
+        UserError: If another process trains one with other settings or data there.
     """
     storage = open_storage(uri)
-    claim = RunClaim(storage, _CLAIM, step) if distributed.is_main() else None
+    run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    claim = RunClaim(storage, _CLAIM, step, run=run) if distributed.is_main() else None
     _take(claim)
     exporter = exporter or Exporter()
     checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, uris, exporter)
