@@ -100,6 +100,24 @@ def test_file_without_tensors_by_name_is_refused(tmp_path, content):
     assert "needs a state dict of tensors" in refused(tmp_path, content)
 
 
+def test_wrapped_state_dict_is_refused_with_the_name_it_has(tmp_path, resnet):
+    told = refused(tmp_path, {"state_dict": dict(resnet.state_dict()), "epoch": 3})
+    assert "got dict under 'state_dict': save the encoder's state dict alone" in told
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, resnet, value):
+    state = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
+    state["layer3.0.bn1.running_mean"][5] = value
+    assert "no numbers, in tensor layer3.0.bn1.running_mean" in refused(tmp_path, state)
+
+
+def test_file_may_end_as_pytorchs_own_files_do(tmp_path, resnet):
+    torch.save(resnet.state_dict(), tmp_path / "weights.pt")
+    loaded = load_encoder(str(tmp_path / "weights.pt"))
+    assert torch.equal(loaded.trunk.state_dict()["conv1.weight"], resnet.conv1.weight)
+
+
 @pytest.mark.parametrize("content", [b"a picture of a cat", b"junk\n", b"\x89PNG\r\n", b""])
 def test_file_that_is_no_torch_file_is_refused_without_the_unpicklers_numbers(tmp_path, content):
     (tmp_path / "weights.pth").write_bytes(content)

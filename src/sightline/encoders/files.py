@@ -15,12 +15,14 @@ from sightline.errors import UserError
 from sightline.storage import NotFoundError, open_storage
 from sightline.storage.artifacts import fetch_artifacts, read_json, sha256_of, write_json
 from sightline.storage.scratch import ScratchFolder
+from sightline.training.tensors import save_tensors
 
 BACKBONE_FILE = "simclr_backbone.pth"
 SPEC_FILE = "encoder.json"
 
 # With a letter among them: digits alone may be a date.
-_DIGEST_IN_NAME = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.pth$")
+_DIGEST_IN_NAME = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.pth?$")
+_WEIGHTS_SUFFIXES = (".pth", ".pt")
 
 # A notebook's nn.Sequential(*list(resnet.children())[:-1]) numbers the children it holds;
 # a YOLO trunk's own names are numbers.
@@ -37,7 +39,7 @@ _SEQUENTIAL_NAMES = {
 def save_encoder(encoder: Encoder, folder: Path) -> None:
     """Write `simclr_backbone.pth` and `encoder.json` into a folder."""
     state = {name: tensor.detach().cpu() for name, tensor in encoder.trunk.state_dict().items()}
-    torch.save(state, folder / BACKBONE_FILE)
+    save_tensors(state, folder / BACKBONE_FILE)
     write_json(folder / SPEC_FILE, encoder.spec.to_json())
 
 
@@ -45,14 +47,14 @@ def load_encoder(uri: str, spec: EncoderSpec | None = None) -> Encoder:
     """Load an encoder that pretraining left, or a notebook's own weights file.
 
     Args:
-        uri: The address of a finished pretrain step, or of a `.pth` file.
-        spec: The encoder a bare `.pth` file belongs to; resnet18 at 224 px if left out.
+        uri: The address of a finished pretrain step, or of a `.pth` or `.pt` file.
+        spec: The encoder a bare file belongs to; resnet18 at 224 px if left out.
 
     Raises:
         NotFoundError: If nothing has finished there.
         UserError: If the file is no state dict, or does not fit the encoder.
     """
-    if uri.endswith(".pth"):
+    if uri.endswith(_WEIGHTS_SUFFIXES):
         encoder = build_encoder(spec or EncoderSpec("resnet18", image_size=224), seed=0)
         with _local_file(uri) as weights:
             load_weights(encoder, weights)
@@ -68,7 +70,7 @@ def local_weights(uri: str, sha256: str = "") -> Iterator[tuple[Path, str]]:
     """Give a weights file on this machine, whole and verified.
 
     Args:
-        uri: A `.pth` file, or the address of a finished pretrain step.
+        uri: A `.pth` or `.pt` file, or the address of a finished pretrain step.
         sha256: What the file's sha256 must be, or how it begins. Without one, the hexadecimal
             digits that end the names of torchvision's files (`resnet18-f37072fd.pth`) are taken
             for it, unless they may be a date.
@@ -94,7 +96,7 @@ def local_weights(uri: str, sha256: str = "") -> Iterator[tuple[Path, str]]:
 
 @contextmanager
 def _weights_file(uri: str) -> Iterator[Path]:
-    if uri.endswith(".pth"):
+    if uri.endswith(_WEIGHTS_SUFFIXES):
         with _local_file(uri) as path:
             yield path
     else:
@@ -125,7 +127,8 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     """Fill an encoder from a state dict file; every tensor must be there and fit.
 
     Raises:
-        UserError: If the file is no plain state dict, or names or shapes differ.
+        UserError: If the file is no plain state dict, names or shapes differ, or a value is not
+            finite.
     """
     state = read_state_dict(path)
     expected = encoder.trunk.state_dict()
@@ -135,6 +138,12 @@ def load_weights(encoder: Encoder, path: Path) -> None:
     misfit = explain_misfit(expected, given)
     if misfit:
         raise UserError(f"{path} does not fit {encoder.spec.name}: tensors {misfit}")
+    for name, tensor in given.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{path} holds values that are no numbers, in tensor {name}: its training went "
+                "wrong, so take weights from before that"
+            )
     encoder.trunk.load_state_dict(given)
 
 
@@ -156,8 +165,14 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
             f"{path} is not a plain state dict that loads safely{told}: give a PyTorch file, "
             "as torch.save(encoder.state_dict(), path) writes it"
         ) from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping):
         raise UserError(f"{path} needs a state dict of tensors, got {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{path} needs a state dict of tensors, got {type(value).__name__} under "
+                f"{name!r}: save the encoder's state dict alone"
+            )
     return state
 
 

@@ -15,7 +15,7 @@ class EvaluateUris(StepUris):
     """Where the frozen encoder and the labelled images are, and where the numbers go."""
 
     encoder_uri: str
-    """Folder of the finished pretrain step, or a notebook's own .pth file of a ResNet-18."""
+    """Folder of the finished pretrain step, or a notebook's own .pth or .pt file of a ResNet-18."""
     dataset_uri: str = ""
     """Labelled data set version that prepare handed on; left out, the step does no work."""
     out_uri: str

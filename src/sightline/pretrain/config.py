@@ -28,8 +28,8 @@ class PretrainUris(StepUris):
     is shown. It chooses nothing. Empty: none."""
 
     initial_weights_uri: str = ""
-    """Weights of the encoder to start from: a .pth file, such as torchvision's ImageNet weights or
-    a notebook's own simclr_backbone.pth, or a finished pretrain step. Empty: random."""
+    """Weights of the encoder to start from: a .pth or .pt file, such as torchvision's ImageNet
+    weights or a notebook's own simclr_backbone.pth, or a finished pretrain step. Empty: random."""
 
     out_uri: str
     """Folder that receives the encoder, its curves and its metrics; must hold no result yet."""
