@@ -2,12 +2,14 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
 from sightline.encoders import load_encoder
 from sightline.errors import UserError
+from sightline.pretrain import pretrain
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.run import run
 from sightline.storage.artifacts import sha256_of
@@ -155,6 +157,40 @@ def test_weights_of_another_hash_are_refused_before_training(
         )
     right = {"initial_weights_sha256": found[:10].upper()}
     first_step_from(labelled_dataset, tiny_settings, out, str(path), **right)
+
+
+def test_other_weights_under_the_same_name_are_another_run(
+    labelled_dataset, tiny_settings, tmp_path
+):
+    path, out = tmp_path / "weights.pth", tmp_path / "out"
+    torch.manual_seed(1)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    first, _ = first_step_from(labelled_dataset, tiny_settings, out, str(path))
+    assert torch.equal(
+        first_step_from(labelled_dataset, tiny_settings, out, str(path))[0], first
+    )  # the finished result
+    torch.manual_seed(2)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    with pytest.raises(UserError, match="already"):
+        first_step_from(labelled_dataset, tiny_settings, out, str(path))
+    path.unlink()
+    first_step_from(labelled_dataset, tiny_settings, out, str(path))
+
+
+def test_with_statistics_of_each_worker_their_number_makes_another_run(
+    labelled_dataset, tiny_settings, tmp_path
+):
+    settings = {**tiny_settings, "batch_norm": "per_worker"}
+    first_step_from(labelled_dataset, settings, tmp_path / "out")
+    with pytest.raises(UserError, match="already"):
+        first_step_from(labelled_dataset, settings, tmp_path / "out", workers=2)
+
+
+def test_images_of_one_group_alone_are_refused(tiny_settings):
+    images = [np.full((32, 32, 3), value, np.uint8) for value in range(16)]
+    config = PretrainConfig.from_values({**tiny_settings, "exclude_group_negatives": True})
+    with pytest.raises(UserError, match="all images of its batch are of one group"):
+        pretrain(images, config, groups=["p1"] * 16)
 
 
 def test_a_date_in_a_name_is_no_hash(labelled_dataset, tiny_settings, tmp_path):

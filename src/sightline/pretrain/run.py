@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 from sightline.data import PackedDataset, open_dataset
@@ -116,14 +117,29 @@ def _read_finished(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]
     same = present["uris"] == uris.to_json() and _what_counts(
         present["settings"], config
     ) == _what_counts(config.to_json(), config)
-    if not same:
+    if not same or not _starts_alike(uris, config, folder):
         return None
     announce("pretrain", f"{uris.out_uri} holds the finished result of these very settings")
     return cast(dict[str, Any], read_json(folder / "metrics.json"))
 
 
+def _starts_alike(uris: PretrainUris, config: PretrainConfig, finished: Path) -> bool:
+    """Say whether a finished result began with the weights given; true where none can be read."""
+    if not uris.initial_weights_uri:
+        return True
+    try:
+        with local_weights(uris.initial_weights_uri, config.initial_weights_sha256) as (_, digest):
+            metrics = read_json(finished / "metrics.json")
+            return bool(metrics.get("initial_weights_sha256", digest) == digest)
+    except UserError:
+        return True
+
+
 def _what_counts(settings: Mapping[str, Any], config: PretrainConfig) -> dict[str, Any]:
-    return {name: v for name, v in settings.items() if name not in config.changes_no_result}
+    left_out = set(config.changes_no_result)
+    if config.batch_norm == "per_worker":  # of how many images each worker sees the statistics
+        left_out.remove("workers")
+    return {name: v for name, v in settings.items() if name not in left_out}
 
 
 def _recovery(

@@ -285,7 +285,8 @@ class _Training:
         """Learn from one batch.
 
         Raises:
-            UserError: If the loss or a gradient is not finite; then nothing has been changed.
+            UserError: If the loss or a gradient is not finite, or no image has a negative; then
+                nothing has been changed.
         """
         config = self._config
         first, second, groups = batch
@@ -305,6 +306,14 @@ class _Training:
             self._require_finite(loss.item(), "loss")
             return loss
 
+        chance = _chance_loss(own_groups, config)
+        if chance == 0.0:
+            raise UserError(
+                f"step {self.global_step + 1} has nothing to tell apart: all images of its batch "
+                "are of one group, and exclude_group_negatives leaves them out. Look whether the "
+                "groups are right (the data report of prepare tells them), raise "
+                "global_batch_size, or set exclude_group_negatives to false"
+            )
         self._optimizer.zero_grad()
         loss, self._projections = backward_in_passes(self._trained, passes, project, cost)
         # After data-parallel training has averaged them, all processes hold the same gradients.
@@ -312,7 +321,7 @@ class _Training:
         self._gradient_norm = nn.utils.get_total_norm(gradients).item()
         self._require_finite(self._gradient_norm, "norm of the gradient")
         self._optimizer.step()
-        self._chance_sum += _chance_loss(own_groups, config)
+        self._chance_sum += chance
         self._step_losses.append(loss.item())
         self.step += 1
 
