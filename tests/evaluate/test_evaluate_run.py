@@ -200,10 +200,10 @@ def test_class_that_validation_lacks_is_noted_and_does_not_stop_the_step(tmp_pat
 
 def test_encoder_whose_features_are_no_numbers_is_refused(tmp_path, labelled_dataset):
     state = build_encoder(EncoderSpec("resnet18", 32), seed=1).trunk.state_dict()
-    state["layer4.1.bn2.bias"][0] = float("nan")
-    torch.save(state, tmp_path / "diverged.pth")
+    state["conv1.weight"].fill_(3e38)
+    torch.save(state, tmp_path / "enormous.pth")
     uris = EvaluateUris(
-        encoder_uri=str(tmp_path / "diverged.pth"),
+        encoder_uri=str(tmp_path / "enormous.pth"),
         dataset_uri=labelled_dataset,
         out_uri=str(tmp_path / "out"),
     )
