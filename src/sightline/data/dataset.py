@@ -192,10 +192,18 @@ def cut_members(
 def _cut_member(content: bytes, start: int, sample: Sample, shard_uri: str) -> bytes:
     begin = sample.offset_bytes - start
     member = content[begin : begin + sample.size_bytes]
+    return verify_member(member, sample.sha256, sample.name, shard_uri)
+
+
+def verify_member(member: bytes, sha256: str, name: str, shard_uri: str) -> bytes:
+    """Return an image's bytes out of a shard.
+
+    Raises:
+        AlteredError: If they are not those that were packed.
+    """
     found = hashlib.sha256(member).hexdigest()
-    if found != sample.sha256:  # before any words are made, for this runs once an image
-        what, remedy = f"{sample.name} in {shard_uri}", prepare_again(shard_uri)
-        refuse_altered(what, sample.sha256, found, remedy)
+    if found != sha256:  # before any words are made, for this runs once an image
+        refuse_altered(f"{name} in {shard_uri}", sha256, found, prepare_again(shard_uri))
     return member
 
 

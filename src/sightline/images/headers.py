@@ -39,7 +39,9 @@ def read_size(content: bytes) -> tuple[int, int] | None:
 
 
 def is_bare_jpeg(content: bytes) -> bool:
-    """Tell whether a JPEG's header is of the picture alone: no EXIF, no inks, no second picture."""
+    """Tell whether a file is a JPEG of a picture alone: no EXIF, no inks, no second picture."""
+    if not content.startswith(JPEG_START):
+        return False
     place, is_gray_or_rgb = 2, False
     while content.startswith(b"\xff", place) and place + 10 <= len(content):
         marker = content[place + 1]

@@ -108,7 +108,7 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
     if size := read_size(content):
         refuse_size(*size)
     try:
-        if content.startswith(JPEG_START) and is_bare_jpeg(content):
+        if is_bare_jpeg(content):
             return _checked(_decode_strictly(content, "RGB"), "JPEG", name)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             refuse_size(*image.size)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from sightline.data import derived_seed
-from sightline.data.dataset import prepare_again
+from sightline.data.dataset import verify_member
 from sightline.data.readahead import read_ahead
 from sightline.data.shards import Shard
 from sightline.prepare.catalogue import MEMBERS, Catalogue
@@ -16,7 +15,7 @@ from sightline.prepare.data_report import ShownPair, ShownPicture, ShownSet
 from sightline.prepare.duplicates import NamedCopies
 from sightline.prepare.packing import read_stored_boxes
 from sightline.storage import join_uri, open_storage
-from sightline.storage.verified import read_verified, refuse_altered
+from sightline.storage.verified import read_verified
 
 _SHOWN_PAIRS = 6
 
@@ -132,9 +131,6 @@ class Showcase:
 
         def read() -> bytes:
             content = self._storage.read_bytes(shard, row.offset_bytes, row.size_bytes)
-            found = hashlib.sha256(content).hexdigest()
-            what, remedy = f"{row.name} in {shard_uri}", prepare_again(shard_uri)
-            refuse_altered(what, row.sha256, found, remedy)
-            return content
+            return verify_member(content, row.sha256, row.name, shard_uri)
 
         return read_verified(shard_uri, read)
