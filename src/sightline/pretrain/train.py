@@ -285,8 +285,7 @@ class _Training:
         """Learn from one batch.
 
         Raises:
-            UserError: If the loss or a gradient is not finite, or no image has a negative; then
-                nothing has been changed.
+            UserError: If the loss or a gradient is not finite; then nothing has been changed.
         """
         config = self._config
         first, second, groups = batch
@@ -306,14 +305,6 @@ class _Training:
             self._require_finite(loss.item(), "loss")
             return loss
 
-        chance = _chance_loss(own_groups, config)
-        if chance == 0.0:
-            raise UserError(
-                f"step {self.global_step + 1} has nothing to tell apart: all images of its batch "
-                "are of one group, and exclude_group_negatives leaves them out. Look whether the "
-                "groups are right (the data report of prepare tells them), raise "
-                "global_batch_size, or set exclude_group_negatives to false"
-            )
         self._optimizer.zero_grad()
         loss, self._projections = backward_in_passes(self._trained, passes, project, cost)
         # After data-parallel training has averaged them, all processes hold the same gradients.
@@ -321,7 +312,7 @@ class _Training:
         self._gradient_norm = nn.utils.get_total_norm(gradients).item()
         self._require_finite(self._gradient_norm, "norm of the gradient")
         self._optimizer.step()
-        self._chance_sum += chance
+        self._chance_sum += _chance_loss(own_groups, config)
         self._step_losses.append(loss.item())
         self.step += 1
 
@@ -329,8 +320,15 @@ class _Training:
         """Note how the epoch went, and begin the next.
 
         Raises:
-            UserError: If all projections point the same way.
+            UserError: If all projections point the same way, or no image ever had a negative.
         """
+        if self._chance_sum == 0.0:
+            raise UserError(
+                f"no step of epoch {self.epoch} had anything to tell apart: each time all images "
+                "of its batch are of one group, and exclude_group_negatives leaves them out. Look "
+                "whether the groups are right (the data report of prepare tells them), raise "
+                "global_batch_size, or set exclude_group_negatives to false"
+            )
         losses = self._step_losses[-self._steps_per_epoch :]
         seconds, images, waited = self._watch.epoch_ends()
         everyones = distributed.all_gather(self._projections)
