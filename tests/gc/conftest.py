@@ -79,7 +79,11 @@ class Root:
 
     def step(self, run_id: str, step: str, metrics: Mapping[str, Any], **uris: str) -> str:
         """Publish a finished step of a run, and return its address."""
-        uri = join_uri(self.uri, "runs", run_id, step)
+        return self.step_at(f"{run_id}/{step}", step, metrics, **uris)
+
+    def step_at(self, place: str, step: str, metrics: Mapping[str, Any], **uris: str) -> str:
+        """Publish a finished step below `runs` under a name of the user's own."""
+        uri = join_uri(self.uri, "runs", place)
         given = StandInUris(out_uri=uri, **uris)
         with new_artifacts(step, given, StandInConfig(), uri) as folder:
             (folder / "pictures").mkdir()

@@ -99,6 +99,55 @@ def test_a_training_that_was_killed_keeps_its_data_set_until_it_is_old(root: Any
     assert root.held() == set()
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["first/pretrain-b", "first/seeds/1", "a b/pretrain", "pretrain-b"],
+)
+def test_steps_under_names_of_the_users_own_keep_what_they_name(root: Any, place: str):
+    dataset, other, unneeded = (root.dataset(content) for content in (b"one", b"two", b"three"))
+    root.run("named", other)
+    root.run("unneeded", unneeded)
+    named = join_uri(root.uri, "runs/named/prepare")
+    root.step_at(place, "pretrain", {}, dataset_uri=dataset, encoder_uri=named)
+    before = root.held(f"runs/{place}/")
+    found = root.gc(keep_runs=0)
+    assert root.held(f"runs/{place}/") == before != set()
+    assert read_all(dataset) == [b"one"]
+    assert read_all(other) == [b"two"]
+    assert f"datasets/{name_of(unneeded)}" in removed_names(found)
+
+
+def test_training_under_way_under_a_name_of_the_users_own_keeps_its_data_set(root: Any):
+    dataset = root.dataset(b"one")
+    uri = join_uri(root.uri, "runs/first/pretrain-b/checkpoints")
+    uris = {"dataset_uri": dataset, "out_uri": uri}
+    checkpoints = Checkpoints(open_storage(uri), "pretrain", "owner", uris=uris)
+    checkpoints.take_over()
+    checkpoints.save({"step": 1}, 1, wait=True)
+    before = root.held()
+    assert root.gc()["removed"] == []
+    assert root.held() == before
+
+
+def test_steps_below_those_of_a_run_stay_and_go_with_it(root: Any):
+    dataset = root.dataset(b"one")
+    root.step_at("first/pretrain/seed-1", "pretrain", {}, dataset_uri=dataset)
+    before = root.held()
+    assert root.gc(days_later=29)["removed"] == []
+    assert root.held() == before
+    root.gc(days_later=31)
+    assert root.held() == set()
+
+
+@pytest.mark.parametrize("record", ["config.json", "artifacts.json", "checkpoints/latest.json"])
+@pytest.mark.parametrize("content", [b"# not JSON", b'{"step": "cook", "uris": 1}', b"[1]"])
+def test_records_of_other_tools_are_no_hindrance(root: Any, record: str, content: bytes):
+    root.run("old", root.dataset(b"one"))
+    root.storage.write_bytes(f"runs/others/{record}", content)
+    root.gc()
+    assert root.held() == {f"runs/others/{record}"}
+
+
 def test_newest_runs_stay_however_old_they_are(folder: Any):
     datasets = [folder.dataset(str(number).encode()) for number in range(4)]
     for number, dataset in enumerate(datasets):

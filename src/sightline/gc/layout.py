@@ -36,8 +36,10 @@ _PATTERNS: Mapping[str, str] = {
 }
 POINTER = "checkpoints/latest.json"
 """What a training that has not finished leaves in its step's folder."""
-_MARKS = re.compile(
-    rf"manifest\.json|[a-z]+/(?:(?:artifacts|config|metrics)\.json|{re.escape(POINTER)})"
+_MARK = re.compile(
+    rf"(?:(?P<step>.+)/)?"
+    rf"(?P<name>(?:manifest|artifacts|config|metrics)\.json|{re.escape(POINTER)})",
+    re.DOTALL,
 )
 
 
@@ -74,11 +76,19 @@ class Foreign:
 
     files: int = 0
     example: str = ""
+    steps: dict[str, Unit] = field(default_factory=dict)
+    """Folders with the records of a step, under names that no run of ours gives them."""
 
     def add(self, key: str, files: int = 1) -> None:
         """Count one more."""
         self.files += files
         self.example = self.example or key
+
+
+def split_mark(key: str) -> tuple[str, str]:
+    """Return the folder and the name of a file that tells what its folder is; else nothing."""
+    match = _MARK.fullmatch(key)
+    return (match["step"] or "", match["name"]) if match else ("", "")
 
 
 def split_model(name: str) -> tuple[str, str]:
@@ -105,11 +115,14 @@ class Area:
             name = self.unit_of(entry.key)
             if name is None or self._reached_by_a_link(entry.key):
                 foreign.add(join_uri(self.name, entry.key))
+                step, mark = split_mark(entry.key)
+                if mark and self.name == "runs":
+                    foreign.steps.setdefault(step, Unit(step)).marks.add(mark)
                 continue
             unit = units.setdefault(name, Unit(name))
             unit.add(entry)
             below = entry.key[len(name) + 1 :]
-            if _MARKS.fullmatch(below):
+            if split_mark(below)[1]:
                 unit.marks.add(below)
             if self.name == "runs":
                 unit.steps.add(below.partition("/")[0])

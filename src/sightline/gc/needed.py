@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from sightline.errors import UserError
-from sightline.gc.layout import CHAMPION, HISTORY, POINTER, Area, Unit, split_model
+from sightline.gc.layout import (
+    CHAMPION,
+    HISTORY,
+    POINTER,
+    STEPS,
+    Area,
+    Unit,
+    split_mark,
+    split_model,
+)
 from sightline.promote.champion import Champion, ChampionStore
 from sightline.storage import NotFoundError, join_uri
 from sightline.storage.artifacts import ARTIFACTS_FILE, key_of
@@ -90,15 +100,23 @@ def is_run(runs: Area, unit: Unit) -> bool:
     """Say whether a folder was written by steps of ours, judged by what it says of itself.
 
     Raises:
-        UserError: If a list of artifacts is damaged.
+        UserError: If a list of artifacts under a step's name is damaged.
     """
-    for mark in sorted(unit.marks):
-        step, _, name = mark.partition("/")
-        if name not in (ARTIFACTS_FILE, CONFIG_FILE, POINTER):
+    return any(_is_step(runs, unit, step) for step in _steps(unit))
+
+
+def _steps(unit: Unit) -> list[str]:
+    return sorted({split_mark(mark)[0] for mark in unit.marks})
+
+
+def _is_step(runs: Area, unit: Unit, step: str) -> bool:
+    for name in (ARTIFACTS_FILE, CONFIG_FILE, POINTER):
+        mark = posixpath.join(step, name)
+        if mark not in unit.marks:
             continue
-        content = _read(runs, unit, mark, strict=name == ARTIFACTS_FILE) or {}
+        content = _read(runs, unit, mark, step in STEPS and name == ARTIFACTS_FILE) or {}
         # The settings alone are left where a removal was interrupted, or a step was killed.
-        if "files" in content if name == ARTIFACTS_FILE else content.get("step") == step:
+        if "files" in content if name == ARTIFACTS_FILE else content.get("step") in STEPS:
             return True
     return False
 
@@ -110,17 +128,20 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
         UserError: If a finished step's record is damaged: what it needs cannot be known.
     """
     addresses: list[str] = []
-    for step in sorted({mark.split("/")[0] for mark in unit.marks}):
-        strict = f"{step}/{ARTIFACTS_FILE}" in unit.marks
+    for step in _steps(unit):
+        if step not in STEPS and not _is_step(runs, unit, step):
+            continue
+        strict = posixpath.join(step, ARTIFACTS_FILE) in unit.marks
         listed = _read_listed(runs, unit, step) if strict else {}
+        config = _read(runs, unit, posixpath.join(step, key_of(listed, CONFIG_FILE)), strict)
         wanted = [(CONFIG_FILE, "uris")]
-        if step == "prepare":
+        if (config or {}).get("step", posixpath.basename(step)) == "prepare":
             wanted.append(("metrics.json", "datasets"))
-        if f"{step}/{POINTER}" in unit.marks and not strict:
+        if posixpath.join(step, POINTER) in unit.marks and not strict:
             wanted.append((POINTER, "uris"))
         for name, key in wanted:
-            mark = f"{step}/{key_of(listed, name)}"
-            content = _read(runs, unit, mark, strict)
+            mark = posixpath.join(step, key_of(listed, name))
+            content = config if name == CONFIG_FILE else _read(runs, unit, mark, strict)
             values = (content or {}).get(key)
             if isinstance(values, dict):
                 addresses += (value for value in values.values() if isinstance(value, str))
@@ -131,7 +152,7 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
 
 def _read_listed(runs: Area, unit: Unit, step: str) -> dict[str, dict[str, Any]]:
     """Return what a finished step's list says of its files; nothing if it is gone meanwhile."""
-    mark = f"{step}/{ARTIFACTS_FILE}"
+    mark = posixpath.join(step, ARTIFACTS_FILE)
     listed = (_read(runs, unit, mark, strict=True) or {"files": {}}).get("files")
     if not (isinstance(listed, dict) and all(isinstance(entry, dict) for entry in listed.values())):
         raise _damaged(runs, unit, mark)
@@ -141,9 +162,9 @@ def _read_listed(runs: Area, unit: Unit, step: str) -> dict[str, dict[str, Any]]
 def _read(runs: Area, unit: Unit, mark: str, strict: bool) -> dict[str, Any] | None:
     """Return a record, or None if it is gone or, unless `strict`, no record of ours."""
     try:
-        content = json.loads(runs.storage.read_bytes(f"{unit.name}/{mark}"))
+        content = json.loads(runs.storage.read_bytes(posixpath.join(unit.name, mark)))
     except NotFoundError:
-        finished = f"{unit.name}/{mark.split('/')[0]}/{ARTIFACTS_FILE}"
+        finished = posixpath.join(unit.name, posixpath.dirname(mark), ARTIFACTS_FILE)
         if strict and runs.storage.exists(finished):
             raise _damaged(runs, unit, mark) from None
         return None  # not written yet, or another gc has just removed it

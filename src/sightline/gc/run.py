@@ -13,7 +13,7 @@ from sightline.data.publish import MANIFEST_FILE
 from sightline.data.shards import SHARDS_FOLDER
 from sightline.errors import UserError
 from sightline.gc.config import GcConfig, GcUris
-from sightline.gc.layout import CHAMPION, STEPS, Area, Unit, split_model
+from sightline.gc.layout import CHAMPION, Area, Unit, split_mark, split_model
 from sightline.gc.needed import CONFIG_FILE, read_champions
 from sightline.gc.survey import Doomed, Limits, Survey, look_through
 from sightline.storage import Entry, join_uri
@@ -100,8 +100,8 @@ class Collection:
                 area,
                 doomed,
                 self.limits.finished,
-                first=[f"{step}/{ARTIFACTS_FILE}" for step in STEPS],
-                last=[f"{step}/{CONFIG_FILE}" for step in STEPS],
+                first=_marks(doomed.unit, ARTIFACTS_FILE),
+                last=_marks(doomed.unit, CONFIG_FILE),
             )
 
     def _models(self, survey: Survey) -> None:
@@ -208,6 +208,10 @@ def show_size(size_bytes: int) -> str:
         if size < 1024 or unit == "TiB":
             break
     return f"{size:.1f} {unit}"
+
+
+def _marks(unit: Unit, name: str) -> list[str]:
+    return sorted(mark for mark in unit.marks if split_mark(mark)[1] == name)
 
 
 def _is_old(entry: Entry, limit: float) -> bool:

@@ -87,7 +87,8 @@ def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Surv
     finished = (name for name, unit in runs.items() if unit.is_finished)
     needed.runs |= set(sorted(finished, key=lambda n: runs[n].newest, reverse=True)[:keep_runs])
     needed.runs |= {name for name, unit in runs.items() if unit.newest > limits.finished}
-    _follow_runs(areas["runs"], runs, needed)
+    steps = _own_steps(areas["runs"], foreign["runs"])
+    _follow_runs(areas["runs"], runs, steps, needed)
     datasets = {name: unit for name, unit in units["datasets"].items() if name != SHARDS_FOLDER}
     doomed_datasets = _doomed_datasets(datasets, needed, limits)
     gone = {doomed.unit.name for doomed in doomed_datasets}
@@ -109,7 +110,7 @@ def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Surv
             "data set versions": sum(unit.name not in gone for unit in versions),
         },
         foreign=foreign,
-        is_ours=bool(runs or units["datasets"] or champions),
+        is_ours=bool(runs or steps or units["datasets"] or champions),
     )
 
 
@@ -123,16 +124,30 @@ def _own_runs(area: Area, units: dict[str, Unit], foreign: Foreign) -> dict[str,
     return runs
 
 
-def _follow_runs(area: Area, runs: dict[str, Unit], needed: Needed) -> None:
-    """Keep what the kept runs name: data sets, and runs whose encoder or results they use."""
+def _own_steps(area: Area, foreign: Foreign) -> list[Unit]:
+    """Return the folders that a step was told to write to, under names that no run gives them.
+
+    They are not ours to remove, so what they name stays as long as they do.
+    """
+    found = _at_once(area, lambda unit: is_run(area, unit), foreign.steps.values())
+    return [unit for unit, is_ours in found if is_ours]
+
+
+def _follow_runs(area: Area, runs: dict[str, Unit], steps: list[Unit], needed: Needed) -> None:
+    """Keep what these steps and the kept runs name: data sets, and runs whose results they use."""
     done: set[str] = set()
-    while new := sorted((needed.runs & runs.keys()) - done):
+
+    def kept() -> list[Unit]:
+        new = sorted(needed.runs & runs.keys() - done)
         done.update(new)
-        for _, addresses in _at_once(
-            area, lambda unit: read_run(area, unit), [runs[name] for name in new]
-        ):
+        return [runs[name] for name in new]
+
+    follow = [*steps, *kept()]
+    while follow:
+        for _, addresses in _at_once(area, lambda unit: read_run(area, unit), follow):
             for address in addresses:
                 needed.add_address(address)
+        follow = kept()
 
 
 def _doomed_datasets(units: dict[str, Unit], needed: Needed, limits: Limits) -> tuple[Doomed, ...]:
