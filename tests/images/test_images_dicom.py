@@ -218,12 +218,49 @@ def test_ybr_comes_as_rgb():
     np.testing.assert_allclose(pixels, [[[254, 0, 0], [128, 128, 128]]], atol=1)
 
 
+RGB = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+
+
 def test_deep_colour_is_scaled_by_its_bits_and_says_so():
     colors = np.array([[[4095, 0, 2048]]], dtype=np.uint16)
-    tags = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
-    image = read(dicom(colors, BitsStored=12, **tags))
+    image = read(dicom(colors, BitsStored=12, **RGB))
     assert image.pixels.tolist() == [[[255, 0, 128]]]
     assert image.notes == ("12-bit colour scaled to 8 bit",)
+
+
+def test_colour_of_32_bits_is_scaled_over_all_of_them():
+    colors = np.array([[[2**32 - 1, 0, 2**31], [65535, 65536, 2**24]]], dtype=np.uint32)
+    image = read(dicom(colors, **RGB))
+    # 2**24 is 1/256 of the range: 0.996 of 255.
+    assert image.pixels.tolist() == [[[255, 0, 128], [0, 0, 1]]]
+    assert image.notes == ("32-bit colour scaled to 8 bit",)
+
+
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4"])
+def test_colour_of_signed_values_is_refused(kind):
+    colors = np.array([[[-1, 0, 100]] * 2], dtype=kind)
+    assert refused(dicom(colors, **RGB)) == "colour of signed values: save it with values from 0"
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_floating_point_gray_needs_no_tags_about_bits(kind):
+    # PS3.3 C.7.6.24 and C.7.6.25 define neither BitsStored nor PixelRepresentation beside them.
+    values = np.linspace(-1, 1, 2000).astype(kind).reshape(40, 50)
+    data = dicom_set(values)
+    for tag in ("BitsStored", "HighBit", "PixelRepresentation", "PixelData"):
+        delattr(data, tag)
+    name = "FloatPixelData" if kind is np.float32 else "DoubleFloatPixelData"
+    setattr(data, name, values.tobytes())
+    image = read(save(data))
+    low, high = np.percentile(values, [0.5, 99.5])
+    expected = np.round(255 * np.clip((values - low) / (high - low), 0, 1))
+    assert np.abs(image.pixels[:, :, 0] - expected).max() <= 1
+    assert image.notes == (
+        f"floating-point DICOM gray, values {low:g} to {high:g} spread over 0 to 255",
+    )
+    data.WindowCenter, data.WindowWidth, data.VOILUTFunction = 0, 1, "LINEAR_EXACT"
+    expected = np.round(255 * np.clip(values + 0.5, 0, 1))  # PS3.3 C.11.2.1.3.2
+    assert np.abs(gray_of(save(data)) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("scale", [1, 257])
@@ -397,6 +434,38 @@ def test_colour_jpeg_inside_comes_as_rgb():
 def test_jpeg_2000_inside_is_read_exactly():
     frame = coded(SMOOTH, "JPEG2000", no_jp2=True)
     np.testing.assert_array_equal(gray_of(compressed(SMOOTH, frame, JPEG2000Lossless)), SMOOTH)
+
+
+@pytest.mark.parametrize(("bits", "allocated"), [(12, 16), (8, 16), (8, 8)])
+def test_jpeg_2000_of_more_bits_than_the_tags_say_is_refused(bits, allocated):
+    deep = DEEP * 30
+    frame = coded(deep, "JPEG2000", no_jp2=True)
+    content = compressed(
+        deep, frame, JPEG2000Lossless, BitsStored=bits, BitsAllocated=allocated, **window(300, 600)
+    )
+    assert f"values of more than the {bits} bits" in refused(content)
+    # Coders that always write 16 bits are common; the values are what counts.
+    fitting = coded(DEEP, "JPEG2000", no_jp2=True)
+    if bits == 12:
+        content = compressed(DEEP, fitting, JPEG2000Lossless, BitsStored=12, **window(1000, 2000))
+        assert np.abs(gray_of(content) - linear(DEEP, 1000, 2000)).max() <= 1
+
+
+def test_palette_of_jpeg_2000_indices_beyond_the_bits_is_refused():
+    tables = {}
+    for color in ("Red", "Green", "Blue"):
+        tables[f"{color}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        tables[f"{color}PaletteColorLookupTableData"] = np.arange(256, dtype="<u2").tobytes()
+    frame = coded(DEEP, "JPEG2000", no_jp2=True)
+    content = compressed(
+        DEEP,
+        frame,
+        JPEG2000Lossless,
+        BitsStored=8,
+        PhotometricInterpretation="PALETTE COLOR",
+        **tables,
+    )
+    assert "values of more than the 8 bits" in refused(content)
 
 
 @pytest.mark.parametrize(

@@ -88,12 +88,16 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
     decoder = _find_decoder(syntax)
     if syntax.is_encapsulated:
         _check_compressed(file, number, syntax)
-    if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
+    # These coders hold no bits beside the values, so what lies above them is one of the values.
+    is_whole = syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
+    if "PixelData" in file and not is_whole:
         _refuse_shifted(file)
         _refuse_more_bits(file, decoder)
     patient = _hash_patient(str(file.get("PatientID") or ""))
     images = []
-    for index, (stored, properties) in enumerate(decoder.iter_array(file)):
+    decoded = decoder.iter_array(file, correct_unused_bits=not is_whole)
+    for index, (stored, properties) in enumerate(decoded):
+        _refuse_beyond(file, stored)
         color, notes = _to_8_bit(file, index, stored, properties["photometric_interpretation"])
         if str(file.get("BurnedInAnnotation", "")).upper() == "YES":
             notes = (*notes, "says that it has patient data written into the picture")
@@ -173,10 +177,24 @@ def _refuse_more_bits(file: Any, decoder: Any) -> None:
             negative = (bits >> (stored - 1)) & 1
             unknown[unknown == negative * (2**allocated - 1 & ~known)] = 0
         if unknown.any():
-            raise ImageError(
-                f"values of more than the {count(stored, 'bit')} that its tags give them "
-                f"(BitsStored): correct the tag, or save it anew"
-            )
+            raise _more_bits(stored)
+
+
+def _refuse_beyond(file: Any, stored: NDArray[Any]) -> None:
+    """Refuse values that the tags say cannot be, for they would be clipped or begin anew at 0."""
+    if stored.dtype.kind not in "iu":
+        return
+    bits, is_signed = int(file.BitsStored), stored.dtype.kind == "i"
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+    if stored.min() < low or stored.max() > high:
+        raise _more_bits(bits)
+
+
+def _more_bits(bits: int) -> ImageError:
+    return ImageError(
+        f"values of more than the {count(bits, 'bit')} that its tags give them (BitsStored): "
+        "correct the tag, or save it anew"
+    )
 
 
 def _transfer_syntax(file: Any) -> uid.UID:
@@ -237,7 +255,7 @@ def _to_8_bit(
     if interpretation == "PALETTE COLOR":
         return _color_to_8_bit(*_apply_palette(file, stored))
     if stored.ndim == 3:
-        return _color_to_8_bit(stored.astype(np.uint16), int(file.BitsStored))
+        return _color_to_8_bit(stored, int(file.BitsStored))
     padding = _find_padding(file, stored)
     gray, notes = _gray_to_8_bit(file, frame, stored, padding)
     if interpretation == "MONOCHROME1":
@@ -344,12 +362,15 @@ def _apply_palette(file: Any, stored: NDArray[Any]) -> tuple[NDArray[np.uint16],
     return np.stack(channels, axis=-1), 16 if highest > 255 else 8
 
 
-def _color_to_8_bit(
-    color: NDArray[np.uint16], bits: int
-) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def _color_to_8_bit(color: NDArray[Any], bits: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    if color.dtype.kind != "u":
+        kind = "signed" if color.dtype.kind == "i" else "floating-point"
+        raise ImageError(f"colour of {kind} values: save it with values from 0")
     if bits == 8:
         return color.astype(np.uint8), ()
-    return share_to_8_bit(color / (2**bits - 1)), (f"{bits}-bit colour scaled to 8 bit",)
+    levels = find_levels(color)
+    shown = share_to_8_bit(levels.values / (2**bits - 1))
+    return levels.paint(shown), (f"{bits}-bit colour scaled to 8 bit",)
 
 
 def _find_padding(file: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
