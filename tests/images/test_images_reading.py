@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from sightline.images import ImageError, decode_as_stored, decode_image, read_file, reading
 from sightline.images.headers import is_bare_jpeg
@@ -299,10 +300,36 @@ def test_bmp_whose_fourth_byte_is_unused_is_not_black():
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "TIFF", "PNG", "WEBP"])
-def test_animated_image_is_refused_with_its_count(file_format):
+def test_several_frames_or_pages_are_refused(file_format):
     frames = [Image.fromarray(np.roll(CORNERS, step).repeat(9, 0)) for step in range(3)]
     content = save(frames[0], file_format, save_all=True, append_images=frames[1:])
-    assert refused(content).startswith("3 frames (animated, or several pages)")
+    assert refused(content).startswith("several frames (animated, or several pages)")
+
+
+def test_pages_are_not_counted_when_the_second_is_enough(monkeypatch):
+    pages = 50
+    page = save(Image.fromarray(CORNERS), "TIFF")
+    content = save(
+        Image.open(io.BytesIO(page)),
+        "TIFF",
+        save_all=True,
+        append_images=[Image.fromarray(CORNERS)] * (pages - 1),
+    )
+    looked_at = []
+    seek = TiffImageFile._seek
+    monkeypatch.setattr(
+        TiffImageFile, "_seek", lambda image, frame: looked_at.append(frame) or seek(image, frame)
+    )
+    assert "several frames" in refused(content)
+    assert max(looked_at) == 1
+
+
+def test_page_that_names_itself_as_the_next_is_one_page():
+    content = bytearray(save(Image.fromarray(CORNERS), "TIFF"))
+    directory = struct.unpack_from("<I", content, 4)[0]
+    entries = struct.unpack_from("<H", content, directory)[0]
+    struct.pack_into("<I", content, directory + 2 + 12 * entries, directory)
+    np.testing.assert_array_equal(read(bytes(content)).pixels[:, :, 0], CORNERS)
 
 
 @pytest.mark.parametrize(

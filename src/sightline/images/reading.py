@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sightline.images.checked import (
@@ -24,6 +25,8 @@ from sightline.images.checked import (
 from sightline.images.deep import DeepImage, rawmode_of, read_deep
 from sightline.images.headers import JPEG_START, describe_start, is_bare_jpeg, is_dicom, read_size
 from sightline.images.intensities import find_levels, strips, window_percentiles
+from sightline.images.netpbm import check_netpbm, highest_of
+from sightline.images.palette import check_palette, open_with_whole_palette
 from sightline.images.png import check_png, png_depth
 from sightline.images.tiff import check_tiff
 
@@ -160,6 +163,10 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
         _scale_transparent_gray(image, png_depth(content))
     if isinstance(image, TiffImageFile):
         check_tiff(image.tag_v2, content)
+    if isinstance(image, PpmImageFile):
+        check_netpbm(image, content)
+    image = open_with_whole_palette(image, content)
+    check_palette(image, content)
     scaled = _scaling_note(image)
     deep = read_deep(image, content)
     if deep is not None:
@@ -228,16 +235,10 @@ def _flatten(deep: DeepImage) -> tuple[NDArray[np.uint8], bool, tuple[str, ...]]
 
 def _scaling_note(image: Image.Image) -> tuple[str, ...]:
     """Tell where Pillow itself brings more than 8 bits to 8, over their full range."""
-    deep_ppm = image.format == "PPM" and image.mode == "RGB" and _ppm_highest(image) > 255
+    deep_ppm = isinstance(image, PpmImageFile) and image.mode == "RGB" and highest_of(image) > 255
     if deep_ppm or rawmode_of(image)[:-1] in ("RGBa;16", "CMYK;16"):
         return ("16-bit colour scaled to 8 bit",)
     return ()
-
-
-def _ppm_highest(image: Image.Image) -> int:
-    # Pillow tells its decoder the highest value, unless it is 255 and the bytes serve as they are.
-    arguments = image.tile[0].args if isinstance(image, ImageFile.ImageFile) else ()
-    return int(arguments[1]) if isinstance(arguments, tuple) else 255
 
 
 def _scale_transparent_gray(image: Image.Image, depth: int) -> None:
@@ -262,7 +263,14 @@ def _turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uin
 
 
 def _refuse_frames(image: Image.Image, content: bytes) -> None:
-    frames = getattr(image, "n_frames", 1)
     # A phone's JPEG may carry a preview as a second frame; the first is the picture.
-    if frames > 1 and not content.startswith(JPEG_START):
-        raise ImageError(f"{frames} frames (animated, or several pages): save each as one file")
+    if content.startswith(JPEG_START) or not getattr(image, "is_animated", False):
+        return
+    if isinstance(image, TiffImageFile):  # a page may name itself as the next one
+        try:
+            image.seek(1)  # Pillow counts pages in quadratic time
+        except EOFError:
+            return
+        finally:
+            image.seek(0)
+    raise ImageError("several frames (animated, or several pages): save each as one file")

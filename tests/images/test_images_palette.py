@@ -1,0 +1,95 @@
+"""Pictures with a palette: the colours that it names, or refused where it names none."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.images import ImageError, read_file
+
+INDICES = np.arange(16, dtype=np.uint8)[None]
+BLACK_AND_WHITE = [(0, 0, 0), (255, 255, 255)]
+
+
+def colors_of(content):
+    (image,) = read_file(content)
+    return [tuple(color) for color in image.pixels.reshape(-1, 3).tolist()]
+
+
+def bmp(bits, palette, indices):
+    # BITMAPINFOHEADER: rows from the bottom, each filled up to 32 bits.
+    rows = b""
+    for row in indices[::-1]:
+        digits = "".join(f"{index:0{bits}b}" for index in row)
+        digits = digits.ljust(-(-len(digits) // 32) * 32, "0")
+        rows += int(digits, 2).to_bytes(len(digits) // 8, "big")
+    table = b"".join(bytes([blue, green, red, 0]) for red, green, blue in palette)
+    height, width = indices.shape
+    offset = 54 + len(table)
+    head = struct.pack("<IHHI", offset + len(rows), 0, 0, offset)
+    info = (40, width, height, 1, bits, 0, len(rows), 0, 0, len(palette), 0)
+    return b"BM" + head + struct.pack("<IiiHHIIiiII", *info) + table + rows
+
+
+def png(palette):
+    def chunk(kind, body):
+        checksum = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + checksum
+
+    header = struct.pack(">IIBBBBB", 16, 1, 8, 3, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"PLTE", b"".join(map(bytes, palette)))
+        + chunk(b"IDAT", zlib.compress(b"\0" + INDICES.tobytes()))
+        + chunk(b"IEND", b"")
+    )
+
+
+def colors(number):
+    return [(10 * n, n, 255 - n) for n in range(number)]
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("palette", [BLACK_AND_WHITE, BLACK_AND_WHITE[::-1], colors(2)])
+def test_bmp_of_two_colours_is_read_whatever_its_bits(bits, palette):
+    # As masks are often saved: 8 bits a pixel, and only the colours that occur.
+    indices = np.array([[0, 1, 1, 0, 1, 0, 1, 1, 1], [1, 1, 0, 0, 0, 0, 0, 1, 0]], dtype=np.uint8)
+    assert colors_of(bmp(bits, palette, indices)) == [palette[n] for n in indices.reshape(-1)]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bmp_with_a_palette_of_the_colours_that_occur_is_read(bits):
+    indices = INDICES[:, :10]
+    assert colors_of(bmp(bits, colors(10), indices)) == colors(10)
+
+
+@pytest.mark.parametrize("number", [8, 15])
+@pytest.mark.parametrize("kind", ["BMP of 8 bits", "BMP of 4 bits", "PNG"])
+def test_colours_beyond_the_palette_are_refused_and_not_painted_black(number, kind):
+    content = {
+        "BMP of 8 bits": bmp(8, colors(number), INDICES),
+        "BMP of 4 bits": bmp(4, colors(number), INDICES),
+        "PNG": png(colors(number)),
+    }[kind]
+    with pytest.raises(ImageError, match=f"colour 15 of a palette of {number}"):
+        read_file(content)
+
+
+def test_gray_bmp_beyond_its_palette_is_refused_too():
+    with pytest.raises(ImageError, match="colour 15 of a palette of 8"):
+        read_file(bmp(8, [(n, n, n) for n in range(8)], INDICES))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "GIF", "TIFF", "BMP"])
+def test_the_last_colour_of_a_palette_is_one_of_it(file_format):
+    picture = Image.fromarray(INDICES, "P")
+    picture.putpalette([value for color in colors(16) for value in color])
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format)
+    assert colors_of(buffer.getvalue()) == colors(16)
