@@ -117,6 +117,47 @@ def test_steps_under_names_of_the_users_own_keep_what_they_name(root: Any, place
     assert f"datasets/{name_of(unneeded)}" in removed_names(found)
 
 
+@pytest.mark.parametrize("name", ["runs", "models", "datasets"])
+def test_a_root_may_be_named_as_one_of_its_folders(name: str, folder: Any, tmp_path: Path):
+    root = type(folder)(str(tmp_path / name))
+    datasets = [root.dataset(content) for content in (b"one", b"two", b"three")]
+    source = root.step("source", "finetune", {}, dataset_uri=datasets[0])
+    encoder = root.step("encoder", "pretrain", {}, dataset_uri=datasets[1])
+    root.promote("v1", datasets[2], source_uri=source, report_uri=source)
+    root.age("", days=100)
+    root.step("today", "finetune", {}, encoder_uri=encoder)
+    before = root.held()
+    assert root.gc(days_later=0)["removed"] == []
+    assert root.held() == before
+
+
+def test_a_run_that_was_named_from_inside_or_through_a_link_stays(folder: Any, tmp_path: Path):
+    datasets = [folder.dataset(content) for content in (b"one", b"two")]
+    folder.step("near", "pretrain", {}, dataset_uri=datasets[0])
+    far = folder.step("far", "pretrain", {}, dataset_uri=datasets[1])
+    link = tmp_path / "best"
+    link.symlink_to(far)
+    folder.age("", days=100)
+    folder.step("today", "finetune", {}, encoder_uri="near/pretrain")
+    folder.step("today", "evaluate", {}, encoder_uri=str(link))
+    before = folder.held()
+    assert folder.gc(days_later=0)["removed"] == []
+    assert folder.held() == before
+
+
+def test_a_model_version_that_a_recent_run_names_stays(root: Any):
+    dataset = root.dataset(b"one")
+    root.promote("v1", dataset)
+    store = root.promote("v2", dataset)
+    roll_back(RollbackUris(models_uri=join_uri(root.uri, "models")), RollbackConfig())
+    run = root.step("recent", "evaluate", {}, encoder_uri=f"{store.model_uri('v2')}/encoder.pth")
+    root.gc(keep_runs=1)
+    assert "v2" in {key.split("/")[4] for key in root.held("models/") if "/versions/" in key}
+    assert open_storage(run).exists("artifacts.json")
+    root.gc()
+    assert "v2" not in {key.split("/")[4] for key in root.held("models/") if "/versions/" in key}
+
+
 def test_training_under_way_under_a_name_of_the_users_own_keeps_its_data_set(root: Any):
     dataset = root.dataset(b"one")
     uri = join_uri(root.uri, "runs/first/pretrain-b/checkpoints")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,9 @@ from sightline.storage.artifacts import ARTIFACTS_FILE, key_of
 CONFIG_FILE = "config.json"
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
-_RUN = re.compile(r"(?:^|/)runs/+([^/]+)")
+# Each is found wherever it begins, for a root may be named as one of its folders.
+_RUN = re.compile(rf"(?=(?:^|/)(?:runs/+([^/]+)|([^/]+)/+(?:{'|'.join(STEPS)})(?:/|$)))")
+_MODEL_VERSION = re.compile(r"(?=(?:^|/)models/+([^/]+)/+([^/]+)/+versions/+([^/]+))")
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Needed:
     """Names of units that stay."""
 
     models: set[str] = field(default_factory=set)
-    """Champions' and predecessors' versions, their history records and champion.json."""
+    """Champions', predecessors' and kept runs' versions, history records and champion.json."""
     datasets: set[str] = field(default_factory=set)
     runs: set[str] = field(default_factory=set)
 
@@ -43,10 +46,15 @@ class Needed:
         """Keep whatever an address may name.
 
         Data sets are named by their content and runs by their time, so a name alone tells: it does
-        not matter through which mount, link or relative path a step saw its root.
+        not matter through which mount or relative path a step saw its root. Where it was a link
+        of this machine, what that leads to is kept.
         """
-        self.datasets.update(part for part in address.split("/") if _DIGEST.fullmatch(part))
-        self.runs.update(_RUN.findall(address))
+        seen = [address] if "://" in address else [address, os.path.realpath(address)]
+        for path in seen:
+            self.datasets.update(part for part in path.split("/") if _DIGEST.fullmatch(part))
+            self.runs.update(name for found in _RUN.findall(path) for name in found if name)
+            for task, name, version in _MODEL_VERSION.findall(path):
+                self.models.add(f"{task}/{name}/versions/{version}")
 
 
 def read_champions(models: Area, units: Iterable[str]) -> Needed:
