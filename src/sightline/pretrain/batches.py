@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Protocol
 
@@ -183,12 +184,15 @@ def load_batches(
             collate_fn=_as_drawn,
             num_workers=processes,
             pin_memory=device.type == "cuda",
-            timeout=60 * config.stall_minutes if processes else 0,
             multiprocessing_context=_clean_processes() if processes else None,
             worker_init_fn=_end_with_trainer,
         )
-        drawn = _ended_if_stalled(loader)
-    return (_on_device(part, device, config.blur_kernel_px) for part in drawn)
+        drawn = _ended_if_stalled(loader, 60 * config.stall_minutes) if processes else iter(loader)
+    place = partial(_on_device, device=device, kernel_px=config.blur_kernel_px)
+    if device.type == "cpu":
+        return (place(part) for part in drawn)
+    # Painted in a thread while the network computes the batch before.
+    return read_ahead(place, drawn, threads=1, ahead=2)
 
 
 def _as_drawn(drawn: Any) -> Any:
@@ -251,24 +255,39 @@ def loader_loss_told() -> Iterator[None]:
         ) from None
 
 
-def _ended_if_stalled(loader: DataLoader[DrawnViews]) -> Iterator[DrawnViews]:
+def _ended_if_stalled(loader: DataLoader[DrawnViews], seconds: float) -> Iterator[DrawnViews]:
+    """Yield batches; if none comes for so long, end the processes, for torch notices those alone.
+
+    Torch's own `timeout` would end the wait as well, but then it looks after nothing before.
+    """
     others = set(multiprocessing.active_children())
     batches = iter(loader)
     drawing = set(multiprocessing.active_children()) - others
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if "DataLoader timed out" not in str(error):
-            raise
-        # One that hangs follows no SIGTERM, and would be waited for when we end.
+    has_stalled = threading.Event()
+
+    def end() -> None:
+        has_stalled.set()
         for process in drawing:
-            with contextlib.suppress(RuntimeError):  # what torch says of its end
-                process.kill()
-                process.join()
+            process.kill()  # one that hangs follows no SIGTERM
+
+    try:
+        while True:
+            watch = threading.Timer(seconds, end)
+            watch.daemon = True
+            watch.start()
+            try:
+                drawn = next(batches)
+            except StopIteration:
+                return
+            finally:
+                watch.cancel()
+            yield drawn
+    except RuntimeError:
+        if not has_stalled.is_set():
+            raise
         raise WorkersLostError(
-            f"no process that draws views answered for {loader.timeout:g} s: most often the "
-            "machine is out of memory or cores, so lower loader_processes, or raise "
-            "stall_minutes"
+            f"no process that draws views answered for {seconds:g} s: most often the machine is "
+            "out of memory or cores, so lower loader_processes, or raise stall_minutes"
         ) from None
 
 
