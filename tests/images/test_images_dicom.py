@@ -173,6 +173,29 @@ def test_padding_among_32_bit_values_counts_for_no_percentile():
     assert gray[10:].max() == 255
 
 
+def test_negative_padding_among_unsigned_values_is_found():
+    values = DEEP.copy()
+    values[:5] = 2**16 - 2000
+    data = dicom_set(values)
+    data.add_new("PixelPaddingValue", "SS", -2000)
+    image = read(save(data))
+    assert (image.pixels[:5] == 0).all()
+    assert image.pixels.max() == 255
+    assert any("of padding set to black" in note for note in image.notes)
+
+
+def test_table_that_begins_below_0_is_read_without_types_in_the_file():
+    # In implicit VR nothing says whether the first value is signed; the rescaled values do.
+    table = item(LUTDescriptor=[4096, -2048, 8], LUTData=(np.arange(4096) // 16).astype("<u2"))
+    table["LUTDescriptor"].VR = "SS"
+    data = dicom_set(DEEP, RescaleSlope=1, RescaleIntercept=-2048, VOILUTSequence=[table])
+    data.VOILUTSequence[0].LUTData = (np.arange(4096) // 16).astype("<u2").tobytes()
+    data.VOILUTSequence[0]["LUTData"].VR = "OW"
+    expected = DEEP // 16
+    for syntax in (ImplicitVRLittleEndian, None):
+        assert np.abs(gray_of(save(data, syntax)) - expected.astype(int)).max() <= 1
+
+
 def test_padding_of_an_inverted_image_is_black_too():
     values = RAMP.copy()
     values[0] = -2000
@@ -374,6 +397,45 @@ def test_values_of_more_bits_than_the_tags_say_are_refused(values, bits):
         run_length = dicom_set(values, BitsStored=bits)
         run_length.compress(RLELossless)
         assert f"values of more than the {bits} bits" in refused(save(run_length))
+
+
+def big_endian(values, **tags):
+    """Return a file of 16-bit values, the upper byte first."""
+    data = dicom_set(values, **tags)
+    data.PixelData = np.asarray(values).astype(np.asarray(values).dtype.newbyteorder(">")).tobytes()
+    data["PixelData"].VR = "OW"
+    return save(data, ExplicitVRBigEndian)
+
+
+@pytest.mark.parametrize("values", [ALL_OF_12_BITS, ALL_OF_12_BITS.astype(np.int16) - 2048])
+def test_bits_beyond_those_of_the_tags_are_found_in_both_byte_orders(values):
+    same = dicom(values, BitsStored=12)
+    assert np.array_equal(gray_of(big_endian(values, BitsStored=12)), gray_of(same))
+    values = np.full_like(values, 0x0105)
+    values[0] = 0x1F03
+    assert "values of more than the 12 bits" in refused(dicom(values, BitsStored=12))
+    assert "values of more than the 12 bits" in refused(big_endian(values, BitsStored=12))
+
+
+@pytest.mark.parametrize("rows", [20, 39])
+def test_rows_that_the_tags_leave_out_are_refused(rows):
+    data = dicom_set(DEEP)
+    data.Rows = rows
+    assert f"bytes behind the {rows} rows that the tags tell" in refused(save(data))
+
+
+def test_bytes_that_fill_up_the_pixels_are_no_rows():
+    data = dicom_set(DEEP, **window(1000, 2000))
+    data.PixelData += bytes(90)  # a row has 100
+    assert np.abs(gray_of(save(data)) - linear(DEEP, 1000, 2000)).max() <= 1
+
+
+def test_ybr_of_more_than_8_bits_is_refused_by_name():
+    deep = np.zeros((4, 4, 3), np.uint16)
+    tags = {**RGB, "PhotometricInterpretation": "YBR_FULL"}
+    assert (
+        refused(dicom(deep, **tags)) == "YBR_FULL of more than 8 bits is not read: save it as RGB"
+    )
 
 
 def test_marks_in_the_bits_above_the_values_are_no_part_of_them():

@@ -171,3 +171,68 @@ def test_every_tile_must_be_whole():
     assert np.array_equal(read_file(tiled(parts, 16))[0].pixels, image.pixels)
     parts[4] = parts[4][:100]
     assert "part 5 of the TIFF is not whole" in refused(tiled(parts, 16))
+
+
+def written(order, values, *, deflated, photometric=1, tags=()):
+    """Return a TIFF in a byte order, of one strip of gray or of planes that follow one another."""
+    values = np.asarray(values)
+    height, width = values.shape[-2:]
+    planes = values.reshape(-1, height, width)
+    parts = [plane.astype(values.dtype.newbyteorder(order)).tobytes() for plane in planes]
+    parts = [zlib.compress(part) if deflated else part for part in parts]
+    starts = [8 + sum(map(len, parts[:number])) for number in range(len(parts))]
+    bits, kind = 8 * values.itemsize, {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    fields = {
+        **{256: [width], 257: [height], 258: [bits] * len(parts), 259: [8 if deflated else 1]},
+        **{262: [photometric], 273: starts, 277: [len(parts)], 278: [height]},
+        **{279: [len(part) for part in parts], 284: [1 + (len(parts) > 1)], 339: [kind]},
+        **dict(tags),
+    }
+    begin = 8 + sum(map(len, parts))
+    beyond_start = begin + 2 + 12 * len(fields) + 4
+    directory, beyond = struct.pack(f"{order}H", len(fields)), b""
+    for number, entries in sorted(fields.items()):
+        value = struct.pack(f"{order}{len(entries)}I", *entries)
+        if len(value) > 4:
+            beyond += value
+            value = struct.pack(f"{order}I", beyond_start + len(beyond) - len(value))
+        directory += struct.pack(f"{order}HHI", number, 4, len(entries)) + value
+    mark = b"II" if order == "<" else b"MM"
+    head = mark + struct.pack(f"{order}HI", 42, begin)
+    return head + b"".join(parts) + directory + bytes(4) + beyond
+
+
+@pytest.mark.parametrize("deflated", [True, False])
+@pytest.mark.parametrize("kind", ["i2", "u2", "i4", "f4"])
+def test_values_are_the_same_in_both_byte_orders(kind, deflated):
+    values = np.linspace(0 if kind[0] == "u" else -500, 3000, 48).astype(kind).reshape(6, 8)
+    low, high = np.percentile(values, [0.5, 99.5])
+    expected = np.round(255 * np.clip((values - low) / (high - low), 0, 1))
+    for order in "<>":
+        (image,) = read_file(written(order, values, deflated=deflated))
+        assert np.abs(image.pixels[:, :, 0] - expected).max() <= 1
+        assert f"values {low:g} to {high:g}" in image.notes[0]
+
+
+@pytest.mark.parametrize("deflated", [True, False])
+def test_gray_and_alpha_plane_by_plane_is_refused_and_not_painted_black(deflated):
+    planes = np.stack([np.full((6, 8), 200), np.full((6, 8), 255)]).astype(np.uint8)
+    content = written("<", planes, deflated=deflated, tags=[(338, [2])])
+    assert "gray and alpha plane by plane" in refused(content)
+
+
+@pytest.mark.parametrize("tags", [[(530, [2, 1])], [(530, [2, 2])], []])
+def test_uncompressed_ycbcr_with_fewer_colours_is_refused(tags):
+    # Two or four pixels share two colours, which Pillow reads as three bytes a pixel.
+    content = plain(
+        [bytes(64 * 64 * 3)], 64, tag262=[6], tag277=[3], tag258=[8, 8, 8],
+        **{f"tag{number}": value for number, value in tags},
+    )  # fmt: skip
+    assert "YCbCr with colours of fewer pixels" in refused(content)
+
+
+def test_uncompressed_ycbcr_with_all_colours_is_read():
+    pixels = np.tile(np.array([76, 85, 255], np.uint8), 64 * 64)  # red, as JPEG rounds it
+    content = plain([pixels.tobytes()], 64, tag262=[6], tag277=[3], tag258=[8, 8, 8], tag530=[1, 1])
+    (image,) = read_file(content)
+    assert np.abs(image.pixels.astype(int) - [254, 0, 0]).max() <= 1

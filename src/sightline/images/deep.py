@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,9 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
         raise ImageError("16-bit colour stored plane by plane: save its colours pixel by pixel")
     if image.mode in _GRAY_MODES:
         white_is_zero = bool(tags) and tags.get(tag.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
-        values = np.asarray(image)
+        is_turned = _is_decoded_by_libtiff(image) and "B" in rawmode
+        # libtiff has the bytes in this machine's order already; Pillow turns them once more.
+        values = _decode_as(rawmode.replace("B", "N"), content) if is_turned else np.asarray(image)
         if rawmode == "I;32N" and sample_format == _UNSIGNED:
             values = values.view(np.uint32)
         return DeepImage(
@@ -93,7 +96,12 @@ def rawmode_of(image: Image.Image) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _decode_as(rawmode: str, content: bytes) -> NDArray[np.uint8]:
+def _is_decoded_by_libtiff(image: Image.Image) -> bool:
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return bool(tiles) and tiles[0].codec_name == "libtiff"
+
+
+def _decode_as(rawmode: str, content: bytes) -> NDArray[Any]:
     with Image.open(io.BytesIO(content), formats=("PNG", "TIFF")) as image:
         image.tile = [
             tile._replace(

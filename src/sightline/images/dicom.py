@@ -93,6 +93,8 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
     if "PixelData" in file and not is_whole:
         _refuse_shifted(file)
         _refuse_more_bits(file, decoder)
+    if "PixelData" in file and not syntax.is_encapsulated:
+        _refuse_rest(file)
     patient = _hash_patient(str(file.get("PatientID") or ""))
     images = []
     decoded = decoder.iter_array(file, correct_unused_bits=not is_whole)
@@ -149,6 +151,19 @@ def _refuse_unknown_colour(header: Any) -> None:
             f"photometric interpretation {interpretation or 'missing'} with "
             f"{count(samples, 'sample')} a pixel is not read"
         )
+    if interpretation.startswith("YBR") and int(header.get("BitsAllocated") or 8) > 8:
+        raise ImageError(f"{interpretation} of more than 8 bits is not read: save it as RGB")
+
+
+def _refuse_rest(file: Any) -> None:
+    # Some writers fill up to an even or a round number of bytes, but nobody by a row.
+    expected = pixels.utils.get_expected_length(file)
+    rest = len(file.PixelData) - expected
+    if rest * int(file.Rows) * int(file.get("NumberOfFrames") or 1) >= expected > 0 and rest > 1:
+        raise ImageError(
+            f"{count(rest, 'byte')} behind the {int(file.Rows)} rows that the tags tell: more rows "
+            "or frames than they say"
+        )
 
 
 def _refuse_shifted(file: Any) -> None:
@@ -171,7 +186,7 @@ def _refuse_more_bits(file: Any, decoder: Any) -> None:
     for group in overlays:  # of old files, whose marks lie in the bits above the values
         known |= 1 << int(file[group, 0x0102].value)
     for frame, _ in decoder.iter_array(file, raw=True, correct_unused_bits=False):
-        bits = frame.view(f"u{frame.itemsize}")
+        bits = frame.view(frame.dtype.str.replace("i", "u"))
         unknown = bits & (2**allocated - 1 & ~known)
         if file.PixelRepresentation:  # a negative value has its sign in all of them, or in none
             negative = (bits >> (stored - 1)) & 1
@@ -328,6 +343,8 @@ def _apply_voi(
 def _apply_table(file: Any, item: Any, values: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
     """Look values up in a table of the tags; return the results and the highest one possible."""
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    if first >= 2**15 and values.min() < 0:  # without types in the file, it is read as unsigned
+        first -= 2**16
     table = _table_entries(file, item.LUTData, entries or 2**16)
     index = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
     return table[index].astype(np.float64), 2**bits - 1
@@ -380,8 +397,11 @@ def _find_padding(file: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
         return None
     limit = file.get("PixelPaddingRangeLimit")
     ends = [int(value), int(value if limit is None else limit)]
-    if stored.dtype.kind == "i":  # some writers give a negative value as an unsigned one
+    # Some writers give a negative value as an unsigned one, or the other way round.
+    if stored.dtype.kind == "i":
         ends = [end - 2**16 if end >= 2**15 else end for end in ends]
+    else:
+        ends = [end + 2**16 if end < 0 else end for end in ends]
     padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
     return padding if padding.any() and not padding.all() else None
 

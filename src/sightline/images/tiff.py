@@ -58,6 +58,15 @@ def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
     # Pillow has libtiff turn these into RGB, and then asks for no errors.
     if compression in (_LZW, _PACKBITS) and tags[tag.PHOTOMETRIC_INTERPRETATION] == _YCBCR:
         raise ImageError("TIFF of YCbCr, where damage does not show: save it as RGB")
+    subsampling = tuple(tags.get(tag.YCBCRSUBSAMPLING, (2, 2)))
+    if (
+        compression == _NONE
+        and tags[tag.PHOTOMETRIC_INTERPRETATION] == _YCBCR
+        and subsampling != (1, 1)
+    ):
+        raise ImageError("uncompressed TIFF of YCbCr with colours of fewer pixels: save it as RGB")
+    if tags.get(tag.PLANAR_CONFIGURATION) == 2 and tags.get(tag.SAMPLESPERPIXEL) == 2:
+        raise ImageError("TIFF of gray and alpha plane by plane: save them pixel by pixel")
     for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
         expected = _bytes_of(tags, width, rows)
         if compression == _JPEG:
