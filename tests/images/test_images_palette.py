@@ -86,6 +86,17 @@ def test_gray_bmp_beyond_its_palette_is_refused_too():
         read_file(bmp(8, [(n, n, n) for n in range(8)], INDICES))
 
 
+def test_gif_that_covers_a_part_of_its_screen_is_refused_and_not_filled():
+    picture = Image.fromarray(INDICES, "P")
+    picture.putpalette([value for color in colors(16) for value in color])
+    buffer = io.BytesIO()
+    picture.save(buffer, "GIF")
+    content = bytearray(buffer.getvalue())
+    content[6:10] = struct.pack("<HH", 20, 3)  # the screen's width and height
+    with pytest.raises(ImageError, match="covers a part of its screen"):
+        read_file(bytes(content))
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "GIF", "TIFF", "BMP"])
 def test_the_last_colour_of_a_palette_is_one_of_it(file_format):
     picture = Image.fromarray(INDICES, "P")

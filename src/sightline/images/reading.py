@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.GifImagePlugin import GifImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -165,6 +166,8 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
         check_tiff(image.tag_v2, content)
     if isinstance(image, PpmImageFile):
         check_netpbm(image, content)
+    if isinstance(image, GifImageFile) and image.tile[0].extents != (0, 0, *image.size):
+        raise ImageError("GIF whose picture covers a part of its screen: save it as PNG")
     image = open_with_whole_palette(image, content)
     check_palette(image, content)
     scaled = _scaling_note(image)
