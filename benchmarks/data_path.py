@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -63,20 +64,25 @@ def main() -> int:
 def draw_photos(folder: Path, count: int) -> None:
     """Write JPEG files with edges, gradients and noise, of some 60 kB each."""
     folder.mkdir()
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(draw_photo, (folder / f"{n:05d}.jpg" for n in range(count)), range(count)))
+
+
+def draw_photo(path: Path, number: int) -> None:
+    """Write one of them."""
     y, x = np.mgrid[:375, :500] / 375
-    for number in range(count):
-        random = np.random.default_rng(number)
-        waves = [np.sin(9 * x * a + 6 * y * b + 6 * c) for a, b, c in random.random((3, 3))]
-        pixels = 128 + 60 * np.stack(waves, axis=2)
-        for _ in range(6):
-            left, top = random.integers(0, 400), random.integers(0, 300)
-            cv2.rectangle(
-                pixels, (int(left), int(top)), (int(left) + 80, int(top) + 60),
-                random.integers(0, 256, 3).tolist(), -1,
-            )  # fmt: skip
-        pixels += random.normal(0, 6, pixels.shape)
-        picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-        picture.save(folder / f"{number:05d}.jpg", quality=90)
+    random = np.random.default_rng(number)
+    waves = [np.sin(9 * x * a + 6 * y * b + 6 * c) for a, b, c in random.random((3, 3))]
+    pixels = 128 + 60 * np.stack(waves, axis=2)
+    for _ in range(6):
+        left, top = random.integers(0, 400), random.integers(0, 300)
+        cv2.rectangle(
+            pixels, (int(left), int(top)), (int(left) + 80, int(top) + 60),
+            random.integers(0, 256, 3).tolist(), -1,
+        )  # fmt: skip
+    pixels += random.normal(0, 6, pixels.shape)
+    picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    picture.save(path, quality=90)
 
 
 def compare(name: str, folder: Path, scratch: Path, arguments: argparse.Namespace) -> float:
