@@ -14,8 +14,9 @@ from sightline.encoders import (
     load_encoder,
     save_encoder,
 )
-from sightline.encoders.files import load_weights
+from sightline.encoders.files import load_weights, local_weights
 from sightline.errors import UserError
+from sightline.storage.artifacts import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,69 @@ def test_file_without_tensors_by_name_is_refused(tmp_path, content):
 def test_wrapped_state_dict_is_refused_with_the_name_it_has(tmp_path, resnet):
     told = refused(tmp_path, {"state_dict": dict(resnet.state_dict()), "epoch": 3})
     assert "got dict under 'state_dict': save the encoder's state dict alone" in told
+
+
+def test_counts_of_batches_may_be_missing_as_in_old_files(tmp_path, resnet):
+    state = resnet.state_dict()
+    old = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) == len(state) - 20
+    torch.save(old, tmp_path / "weights.pth")
+    loaded = load_encoder(str(tmp_path / "weights.pth")).trunk.state_dict()
+    for name in old.keys() & loaded.keys():
+        assert torch.equal(loaded[name], old[name])
+
+
+def test_two_networks_in_one_file_are_refused(tmp_path, resnet):
+    state = {
+        f"{part}.{name}": t
+        for part in ("encoder", "backbone")
+        for name, t in resnet.state_dict().items()
+    }
+    assert "two networks, both with conv1.weight" in refused(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    ("alter", "told"),
+    [
+        (lambda t: t.to_sparse(), "sparse, quantised or without its values"),
+        (lambda t: t.to("meta"), "sparse, quantised or without its values"),
+        (lambda t: t.to(torch.complex64), "torch.complex64 in tensor conv1.weight"),
+        (lambda t: t.int(), "torch.int32 in tensor conv1.weight, where torch.float32 is needed"),
+        (lambda t: t.double() * 1e300, "no numbers, in tensor conv1.weight"),
+    ],
+)
+def test_other_kinds_of_number_than_the_encoders_are_refused(tmp_path, resnet, alter, told):
+    state = {**resnet.state_dict(), "conv1.weight": alter(resnet.conv1.weight.detach())}
+    assert told in refused(tmp_path, state)
+
+
+def test_wider_numbers_that_fit_are_read(tmp_path, resnet):
+    torch.save(
+        {n: t.double() if t.is_floating_point() else t for n, t in resnet.state_dict().items()},
+        tmp_path / "w.pth",
+    )
+    assert torch.equal(
+        load_encoder(str(tmp_path / "w.pth")).trunk.conv1.weight, resnet.conv1.weight
+    )
+
+
+def test_negative_variances_are_refused(tmp_path, resnet):
+    state = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
+    state["bn1.running_var"][0] = -1
+    assert "no variances, in tensor bn1.running_var" in refused(tmp_path, state)
+
+
+def test_tensors_without_names_are_refused(tmp_path):
+    assert "got the name 0" in refused(tmp_path, {0: torch.zeros(2)})
+
+
+def test_what_was_verified_is_what_is_loaded(tmp_path, resnet):
+    path = tmp_path / "weights.pth"
+    torch.save(resnet.state_dict(), path)
+    before = sha256_of(path)
+    with local_weights(str(path)) as (copy, digest):
+        path.write_bytes(b"something else")
+        assert digest == sha256_of(copy) == before
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

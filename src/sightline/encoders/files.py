@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ SPEC_FILE = "encoder.json"
 # With a letter among them: digits alone may be a date.
 _DIGEST_IN_NAME = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.pth?$")
 _WEIGHTS_SUFFIXES = (".pth", ".pt")
+_BATCH_COUNT = ".num_batches_tracked"
 
 # A notebook's nn.Sequential(*list(resnet.children())[:-1]) numbers the children it holds;
 # a YOLO trunk's own names are numbers.
@@ -105,18 +107,20 @@ def _weights_file(uri: str) -> Iterator[Path]:
 
 @contextmanager
 def _local_file(uri: str) -> Iterator[Path]:
-    if "://" not in uri:
-        if not Path(uri).is_file():
-            raise UserError(f"no weights file at {uri}")
-        yield Path(uri)
-        return
+    if "://" not in uri and not Path(uri).is_file():
+        raise UserError(f"no weights file at {uri}")
     parent, _, name = uri.rpartition("/")
     with ScratchFolder("encoder") as scratch:
         path = scratch / BACKBONE_FILE
         try:
-            open_storage(parent).download(name, path)
+            if "://" in uri:
+                open_storage(parent).download(name, path)
+            else:  # a copy too, for what was verified is what is loaded, whoever writes meanwhile
+                shutil.copyfile(uri, path)
         except NotFoundError:
             raise UserError(f"no weights file at {uri}") from None
+        except OSError as error:
+            raise UserError(f"cannot copy {uri}: {error.strerror}") from None
         try:
             yield path
         except UserError as error:  # speaks of the copy, which nobody knows
@@ -126,23 +130,39 @@ def _local_file(uri: str) -> Iterator[Path]:
 def load_weights(encoder: Encoder, path: Path) -> None:
     """Fill an encoder from a state dict file; every tensor must be there and fit.
 
+    BatchNorm's counts of batches alone may be missing, as in files of before PyTorch 0.4.1.
+
     Raises:
-        UserError: If the file is no plain state dict, names or shapes differ, or a value is not
-            finite.
+        UserError: If the file is no plain state dict, names, shapes or kinds of number differ, two
+            networks are in it, or a value is not finite.
     """
     state = read_state_dict(path)
     expected = encoder.trunk.state_dict()
     numbered = _SEQUENTIAL_NAMES if encoder.spec.name.startswith("resnet") else {}
-    renamed = {_own_name(name, numbered): tensor for name, tensor in state.items()}
-    given = {name: t for name, t in renamed.items() if not name.startswith("fc.")}
+    renamed: dict[str, str] = {}
+    for name in state:
+        other = renamed.setdefault(_own_name(name, numbered), name)
+        if other != name:
+            raise UserError(
+                f"{path} holds two networks, both with {_own_name(name, numbered)} ({other} and "
+                f"{name}): save the one to start from alone"
+            )
+    given = {own: state[name] for own, name in renamed.items() if not own.startswith("fc.")}
+    counts = {name: t for name, t in expected.items() if name.endswith(_BATCH_COUNT)}
+    given = {**counts, **given}
     misfit = explain_misfit(expected, given)
     if misfit:
         raise UserError(f"{path} does not fit {encoder.spec.name}: tensors {misfit}")
     for name, tensor in given.items():
-        if not tensor.isfinite().all():
+        kind = expected[name].dtype
+        if tensor.is_floating_point() != kind.is_floating_point or tensor.is_complex():
+            raise UserError(f"{path} holds {tensor.dtype} in tensor {name}, where {kind} is needed")
+        # As they will be: what is finite in float64 may be none in float32.
+        is_variance = name.endswith("running_var")
+        if not tensor.to(kind).isfinite().all() or (is_variance and (tensor < 0).any()):
             raise UserError(
-                f"{path} holds values that are no numbers, in tensor {name}: its training went "
-                "wrong, so take weights from before that"
+                f"{path} holds values that are no {'variances' if is_variance else 'numbers'}, in "
+                f"tensor {name}: its training went wrong, so take weights from before that"
             )
     encoder.trunk.load_state_dict(given)
 
@@ -168,6 +188,14 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(state, Mapping):
         raise UserError(f"{path} needs a state dict of tensors, got {type(state).__name__}")
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path} needs a state dict of tensors by name, got the name {name!r}")
+        if isinstance(value, Tensor) and (
+            value.layout != torch.strided or value.is_quantized or value.is_meta
+        ):
+            raise UserError(
+                f"{path} holds {name} sparse, quantised or without its values: save it dense"
+            )
         if not isinstance(value, Tensor):
             raise UserError(
                 f"{path} needs a state dict of tensors, got {type(value).__name__} under "
