@@ -40,6 +40,7 @@ _KINDS: dict[str, type[Exception]] = {
     "running": AlreadyRunningError,
 }
 _DEFECT = ".defect"
+_SPARE_BYTES = 16_384
 _SECONDS_TO_END = 600
 # Of the training operator, and of its successor.
 _MEETING_PLACES = ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR")
@@ -112,6 +113,8 @@ def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, str | None]:
     with ScratchFolder("workers") as scratch:
         errors = scratch / "errors"
         errors.mkdir()
+        for worker in range(workers_here(workers)):
+            _spare(errors, worker).write_bytes(bytes(_SPARE_BYTES))
         threads = str(max(1, usable_cores() // workers_here(workers)))
         defaults = {
             "OMP_NUM_THREADS": threads,
@@ -164,9 +167,17 @@ def report_errors(is_lost_peer: Callable[[BaseException], bool]) -> Iterator[Non
 
 def _leave(folder: str, suffix: str, text: str) -> None:
     path = Path(folder, f"rank-{os.environ.get('RANK', '0')}{suffix}")
-    partial = Path(folder).with_suffix(f".{path.name}")
-    partial.write_text(text, encoding="utf-8")
+    content = text.encode()[:_SPARE_BYTES]
+    partial = _spare(Path(folder), int(os.environ.get("LOCAL_RANK", "0")))
+    with partial.open("r+b") as file:
+        file.write(content)
+        file.truncate()
     partial.replace(path)
+
+
+def _spare(errors: Path, worker: int) -> Path:
+    # There before it is needed: that the disk is full is what some errors have to say.
+    return errors.with_suffix(f".spare-{worker}")
 
 
 def _forward(stream: IO[bytes], errors: Path) -> None:
