@@ -85,7 +85,7 @@ def test_a_run_with_other_settings_that_lives_is_refused_and_not_called_this_one
     assert stored(storage)["owner"] == "other"
 
 
-def test_a_claim_that_somebody_deleted_is_no_lost_one(storage):
+def test_a_claim_that_somebody_deleted_is_no_lost_one(storage, capsys):
     claim = claim_on(storage, silent_seconds=0.3)
     claim.take()
     storage.delete("claim.json")
@@ -94,6 +94,14 @@ def test_a_claim_that_somebody_deleted_is_no_lost_one(storage):
         time.sleep(0.05)
     assert stored(storage)["owner"] == claim.owner
     assert not claim.is_lost
+    assert "claim.json was removed: the claim to this run is made anew" in capsys.readouterr().out
+    assert claim.give_back()
+
+
+def test_a_claim_that_was_deleted_just_before_its_end_was_ours(storage):
+    claim = claim_on(storage)
+    claim.take()
+    storage.delete("claim.json")
     assert claim.give_back()
 
 

@@ -87,7 +87,8 @@ class RunClaim:
         if self.is_lost:
             return False
         try:
-            return self._storage.write_if_unchanged(self._key, b"{}\n", self._content)
+            given = self._storage.write_if_unchanged(self._key, b"{}\n", self._content)
+            return given or self._read() is None  # one that somebody deleted is nobody else's
         except (StorageUnavailableError, UserError):
             return False  # the next one waits until it has been silent for long enough
 
@@ -141,6 +142,8 @@ class RunClaim:
             if found is not None and _parse(found).get("owner") != self.owner:
                 self._lost.set()
                 return
+            if found is None:
+                announce(self._step, f"{self._key} was removed: the claim to this run is made anew")
             self._content = found
 
     def _read(self) -> bytes | None:
