@@ -79,6 +79,14 @@ def test_projections_that_have_collapsed_stop_the_training_in_words(tiny_setting
         pretrain(black, config)
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_collapsed_encoder_is_no_result_of_a_short_training_either(tiny_settings, epochs):
+    black = [np.zeros((36, 40, 3), dtype=np.uint8) for _ in range(16)]
+    config = PretrainConfig.from_values({**tiny_settings, "epochs": epochs})
+    with pytest.raises(UserError, match=rf"have collapsed: after epoch {epochs} .* raise epochs"):
+        pretrain(black, config)
+
+
 def test_few_directions_at_the_loss_of_no_signal_are_told_once(tiny_settings, monkeypatch, capsys):
     config = PretrainConfig.from_values({**tiny_settings, "epochs": 4})
     shades = [np.full((36, 40, 3), 16 * i, dtype=np.uint8) for i in range(16)]

@@ -417,12 +417,13 @@ class _Training:
     def _require_spread(self, record: EpochRecord) -> None:
         chance = self._chance_sum / self.global_step
         collapsed = self._have_collapsed(record.embedding_std, record.loss)
-        if collapsed and record.epoch >= _EPOCHS_BEFORE_COLLAPSE:
+        is_early = record.epoch < _EPOCHS_BEFORE_COLLAPSE
+        if collapsed and (not is_early or record.epoch == self._config.epochs):
+            way_out = "raise epochs, " if is_early else "which training does not leave again; "
             raise UserError(
                 f"the projections have collapsed: after epoch {record.epoch} they all point the "
                 f"same way (embedding_std {record.embedding_std:.4f}) and the loss "
-                f"{record.loss:.3f} is that of no signal ({chance:.3f}), which training does not "
-                f"leave again; lower "
+                f"{record.loss:.3f} is that of no signal ({chance:.3f}), {way_out}lower "
                 f"learning_rate (it is {self._config.learning_rate:g}), raise warmup_epochs, set "
                 "projection_batch_norm to true, and choose another out_uri"
             )
