@@ -101,8 +101,10 @@ def _reap(argv: Sequence[str]) -> int:
     which.add_argument("--all", action="store_true")
     parser.add_argument("--namespace", default="")
     given = parser.parse_args(argv)
+    if given.run_id is not None and not given.run_id.strip():
+        parser.error("argument --run-id: needs a run's id, got an empty one; --all takes all runs")
     selector = "app.kubernetes.io/managed-by=sightline-cluster"
-    if given.run_id:
+    if given.run_id is not None:
         selector += f",{RUN_LABEL}={label_value(given.run_id)}"
     try:
         names = reap(connect(given.namespace), selector)
