@@ -114,16 +114,17 @@ class _Normalise(torch.autograd.Function):
         values, weight, mean, inverse_std = context.saved_tensors
         gradient = gradients[0].contiguous(memory_format=_layout(values))
         # As if this process's values were the whole batch; a GPU gives no sums without a weight ...
-        ones = torch.ones_like(mean) if weight is None else weight
+        used_weight = torch.ones_like(mean) if weight is None else weight
         own, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, values, ones, None, None, mean, inverse_std, True, 0.0, [True, True, True]
+            *(gradient, values, used_weight, None, None, mean, inverse_std, True, 0.0),
+            [True, True, True],
         )
         # ... then what the others' gradients change: a straight line in the value, per channel.
         count = values.numel() // values.shape[1]
         sums = torch.cat([of_bias, of_weight])
         missing = sums / count - distributed.all_reduce_sum(sums) * (context.share / count)
         of_mean, of_spread = missing.chunk(2)
-        scale = ones * inverse_std
+        scale = used_weight * inverse_std
         slope = scale * of_spread * inverse_std
         offset = scale * of_mean - slope * mean
         shape = [1, -1, *[1] * (values.ndim - 2)]
