@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,16 +107,12 @@ def _weights_file(uri: str) -> Iterator[Path]:
 
 @contextmanager
 def _local_file(uri: str) -> Iterator[Path]:
-    if "://" not in uri and not Path(uri).is_file():
-        raise UserError(f"no weights file at {uri}")
-    parent, _, name = uri.rpartition("/")
+    # A copy of a local one too: what was verified is what is loaded, whoever writes meanwhile.
+    parent, name = posixpath.split(uri)
     with ScratchFolder("encoder") as scratch:
         path = scratch / BACKBONE_FILE
         try:
-            if "://" in uri:
-                open_storage(parent).download(name, path)
-            else:  # a copy too, for what was verified is what is loaded, whoever writes meanwhile
-                shutil.copyfile(uri, path)
+            open_storage(parent or ".").download(name, path)
         except NotFoundError:
             raise UserError(f"no weights file at {uri}") from None
         except OSError as error:
