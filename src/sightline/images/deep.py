@@ -55,7 +55,8 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
         raise ImageError("16-bit colour stored plane by plane: save its colours pixel by pixel")
     if image.mode in _GRAY_MODES:
         white_is_zero = bool(tags) and tags.get(tag.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
-        is_turned = _is_decoded_by_libtiff(image) and "B" in rawmode
+        tile = _first_tile(image)
+        is_turned = tile is not None and tile.codec_name == "libtiff" and "B" in rawmode
         # libtiff has the bytes in this machine's order already; Pillow turns them once more.
         values = _decode_as(rawmode.replace("B", "N"), content) if is_turned else np.asarray(image)
         if rawmode == "I;32N" and sample_format == _UNSIGNED:
@@ -91,14 +92,14 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
 
 def rawmode_of(image: Image.Image) -> str:
     """Return how the samples lie in a file that is opened, not yet decoded, in Pillow's words."""
-    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    arguments = tiles[0].args if tiles else ""
+    tile = _first_tile(image)
+    arguments = tile.args if tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _is_decoded_by_libtiff(image: Image.Image) -> bool:
+def _first_tile(image: Image.Image) -> ImageFile._Tile | None:
     tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    return bool(tiles) and tiles[0].codec_name == "libtiff"
+    return tiles[0] if tiles else None
 
 
 def _decode_as(rawmode: str, content: bytes) -> NDArray[Any]:

@@ -32,6 +32,7 @@ from sightline.telemetry import count
 MAX_SPLIT_MEGAPIXELS = 4 * MAX_MEGAPIXELS
 _MAX_INFLATED_BYTES = 400_000_000
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+_JPEG_SYNTAXES = (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 
 # Values that break their type's rules are common in real files, and harm nothing that is read here.
@@ -89,12 +90,12 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
     if syntax.is_encapsulated:
         _check_compressed(file, number, syntax)
     # These coders hold no bits beside the values, so what lies above them is one of the values.
-    is_whole = syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
+    is_whole = syntax in _JPEG_SYNTAXES
     if "PixelData" in file and not is_whole:
         _refuse_shifted(file)
         _refuse_more_bits(file, decoder)
     if "PixelData" in file and not syntax.is_encapsulated:
-        _refuse_rest(file)
+        _refuse_rest(file, number)
     patient = _hash_patient(str(file.get("PatientID") or ""))
     images = []
     decoded = decoder.iter_array(file, correct_unused_bits=not is_whole)
@@ -155,11 +156,12 @@ def _refuse_unknown_colour(header: Any) -> None:
         raise ImageError(f"{interpretation} of more than 8 bits is not read: save it as RGB")
 
 
-def _refuse_rest(file: Any) -> None:
+def _refuse_rest(file: Any, number: int) -> None:
     # Some writers fill up to an even or a round number of bytes, but nobody by a row.
     expected = pixels.utils.get_expected_length(file)
     rest = len(file.PixelData) - expected
-    if rest * int(file.Rows) * int(file.get("NumberOfFrames") or 1) >= expected > 0 and rest > 1:
+    row_bytes = expected / (number * int(file.Rows))
+    if rest >= max(2, row_bytes):
         raise ImageError(
             f"{count(rest, 'byte')} behind the {int(file.Rows)} rows that the tags tell: more rows "
             "or frames than they say"
@@ -237,7 +239,7 @@ def _find_decoder(syntax: uid.UID) -> Any:
 
 def _check_compressed(file: Any, number: int, syntax: uid.UID) -> None:
     """Refuse a compressed frame of another size than the tags', or one that is not whole."""
-    if syntax not in (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes):
+    if syntax not in _JPEG_SYNTAXES:
         return  # pydicom checks the length of RLE; JPEG-LS is decoded by what the user installed
     for frame in encaps.generate_frames(file.PixelData, number_of_frames=number):
         width, height = _frame_size(frame)

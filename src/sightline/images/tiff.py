@@ -55,15 +55,11 @@ def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
         raise ImageError("TIFF that does not say whether 0 is black (PhotometricInterpretation)")
     if 0 < max(tags.get(tag.COLORMAP, (0,))) < 256:  # of old writers; Pillow would show it black
         raise ImageError("TIFF whose palette has values of 8 bits instead of 16: save it as RGB")
+    is_ycbcr = tags[tag.PHOTOMETRIC_INTERPRETATION] == _YCBCR
     # Pillow has libtiff turn these into RGB, and then asks for no errors.
-    if compression in (_LZW, _PACKBITS) and tags[tag.PHOTOMETRIC_INTERPRETATION] == _YCBCR:
+    if is_ycbcr and compression in (_LZW, _PACKBITS):
         raise ImageError("TIFF of YCbCr, where damage does not show: save it as RGB")
-    subsampling = tuple(tags.get(tag.YCBCRSUBSAMPLING, (2, 2)))
-    if (
-        compression == _NONE
-        and tags[tag.PHOTOMETRIC_INTERPRETATION] == _YCBCR
-        and subsampling != (1, 1)
-    ):
+    if is_ycbcr and compression == _NONE and _subsampling(tags) != (1, 1):
         raise ImageError("uncompressed TIFF of YCbCr with colours of fewer pixels: save it as RGB")
     if tags.get(tag.PLANAR_CONFIGURATION) == 2 and tags.get(tag.SAMPLESPERPIXEL) == 2:
         raise ImageError("TIFF of gray and alpha plane by plane: save them pixel by pixel")
@@ -127,9 +123,15 @@ def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int
         yield content[start : start + size], width, height
 
 
+def _subsampling(tags: Mapping[int, Any]) -> tuple[int, int]:
+    """Return how many pixels across and down share two chroma values."""
+    across, down = tags.get(tag.YCBCRSUBSAMPLING, (2, 2))
+    return across, down
+
+
 def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:
     if tags.get(tag.PHOTOMETRIC_INTERPRETATION) == _YCBCR and tags.get(tag.COMPRESSION) != _JPEG:
-        across, down = tags.get(tag.YCBCRSUBSAMPLING, (2, 2))  # pixels that share two chroma values
+        across, down = _subsampling(tags)
         return int(-(-width // across) * -(-rows // down) * (across * down + 2))
     samples = tags.get(tag.SAMPLESPERPIXEL, 1) if tags.get(tag.PLANAR_CONFIGURATION, 1) == 1 else 1
     return int((width * samples * tags.get(tag.BITSPERSAMPLE, (1,))[0] + 7) // 8 * rows)
