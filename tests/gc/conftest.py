@@ -19,6 +19,7 @@ from sightline.gc.run import Collection
 from sightline.promote.champion import ChampionStore
 from sightline.storage import join_uri, new_artifacts, open_storage
 from sightline.storage.artifacts import write_json
+from sightline.training.checkpoint import Checkpoints
 
 DAY = 86400.0
 
@@ -90,6 +91,14 @@ class Root:
             (folder / "pictures" / "one.jpg").write_bytes(b"picture")
             write_json(folder / "metrics.json", metrics)
         return uri
+
+    def begin_training(self, place: str, dataset_uri: str) -> None:
+        """Leave what a pretraining below `runs` has stored that did not end."""
+        uri = join_uri(self.uri, "runs", place, "checkpoints")
+        uris = {"dataset_uri": dataset_uri, "out_uri": uri}
+        checkpoints = Checkpoints(open_storage(uri), "pretrain", "owner", uris=uris)
+        checkpoints.take_over()
+        checkpoints.save({"step": 1}, 1, wait=True)
 
     def run(self, run_id: str, *datasets: str) -> str:
         """Publish a run that prepared data sets."""

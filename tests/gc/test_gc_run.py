@@ -20,7 +20,6 @@ from sightline.promote.rollback import run as roll_back
 from sightline.steps import PIPELINE_STEPS
 from sightline.storage import Entry, StorageUnavailableError, join_uri, open_storage
 from sightline.storage.local import LocalStorage
-from sightline.training.checkpoint import Checkpoints
 
 
 def name_of(uri: str) -> str:
@@ -87,11 +86,7 @@ def test_recent_runs_and_their_data_sets_stay(root: Any):
 
 def test_a_training_that_was_killed_keeps_its_data_set_until_it_is_old(root: Any):
     dataset = root.dataset(b"one")
-    uri = join_uri(root.uri, "runs/killed/pretrain/checkpoints")
-    uris = {"dataset_uri": dataset, "out_uri": uri}
-    checkpoints = Checkpoints(open_storage(uri), "pretrain", "owner", uris=uris)
-    checkpoints.take_over()
-    checkpoints.save({"step": 1}, 1, wait=True)
+    root.begin_training("killed/pretrain", dataset)
     before = root.held()
     assert root.gc(days_later=29)["removed"] == []
     assert root.held() == before
@@ -160,11 +155,7 @@ def test_a_model_version_that_a_recent_run_names_stays(root: Any):
 
 def test_training_under_way_under_a_name_of_the_users_own_keeps_its_data_set(root: Any):
     dataset = root.dataset(b"one")
-    uri = join_uri(root.uri, "runs/first/pretrain-b/checkpoints")
-    uris = {"dataset_uri": dataset, "out_uri": uri}
-    checkpoints = Checkpoints(open_storage(uri), "pretrain", "owner", uris=uris)
-    checkpoints.take_over()
-    checkpoints.save({"step": 1}, 1, wait=True)
+    root.begin_training("first/pretrain-b", dataset)
     before = root.held()
     assert root.gc()["removed"] == []
     assert root.held() == before
