@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from png_files import png_of
+from tiff_files import tiff_of
 
 from sightline.images import ImageError, read_file
 
@@ -16,18 +17,11 @@ GRAY = np.array([[0, 1000, 2000, 4095]], dtype=np.uint16)
 COLOR = np.array([[[0, 10, 4000], [4095, 2000, 1]]], dtype=np.uint16)
 
 
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def png(samples, color, depth=16, key=None):
     height, width = samples.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in samples)
-    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))]
-    if key is not None:
-        parts.append(chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)))
-    parts += [chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    hidden = b"" if key is None else struct.pack(f">{len(key)}H", *key)
+    return png_of(width, height, rows, depth, color, key=hidden)
 
 
 def tiff(samples, order="<", photometric=1, sample_format=1, **tags):
@@ -35,34 +29,15 @@ def tiff(samples, order="<", photometric=1, sample_format=1, **tags):
     height, width = samples.shape[:2]
     channels = samples.shape[2] if samples.ndim == 3 else 1
     pixels = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
-    parts = channels if tags.get("tag284") == 2 else 1  # plane by plane
+    size = len(pixels) // (channels if tags.get("tag284") == 2 else 1)  # plane by plane
+    parts = [pixels[start : start + size] for start in range(0, len(pixels), size or 1)]
     fields = {
         256: [width], 257: [height], 258: [8 * samples.itemsize] * channels, 259: [1],
-        262: [photometric], 273: [0] * parts, 277: [channels], 278: [height],
-        279: [len(pixels) // parts] * parts,
+        262: [photometric], 277: [channels], 278: [height], 279: [size] * len(parts),
         339: [sample_format] * channels,
         **{int(name.removeprefix("tag")): [value] for name, value in tags.items()},
     }  # fmt: skip
-    start = 8 + 2 + 12 * len(fields) + 4
-    begin = start + sum(2 * len(values) for values in fields.values() if len(values) > 2)
-    fields[273] = [begin + part * (len(pixels) // parts) for part in range(parts)]
-    beyond = b"".join(
-        struct.pack(f"{order}{len(v)}H", *v) for _, v in sorted(fields.items()) if len(v) > 2
-    )
-    directory, place = b"", start
-    for number, values in sorted(fields.items()):
-        if len(values) > 2:
-            body = struct.pack(f"{order}I", place)
-            place += 2 * len(values)
-        else:
-            body = struct.pack(f"{order}I", values[0])
-        # Of one value: a LONG; of several: SHORTs, beyond the directory.
-        kind = 4 if len(values) == 1 else 3
-        if len(values) == 2:
-            body = struct.pack(f"{order}2H", *values)
-        directory += struct.pack(f"{order}HHI", number, kind, len(values)) + body
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(fields))
-    return head + directory + bytes(4) + beyond + pixels
+    return tiff_of(fields, parts, order)
 
 
 def save(image, file_format="PNG", **options):
@@ -137,9 +112,8 @@ def test_interlaced_16_bit_colour_is_read_by_its_passes():
     # Adam7: of a 2 x 2 picture pass 1 holds (0, 0), pass 6 (1, 0), pass 7 the second row.
     samples = np.arange(12, dtype=np.uint16).reshape(2, 2, 3) * 300
     rows = [samples[0, :1], samples[0, 1:], samples[1]]
-    body = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 1))
-    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    body = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows)
+    content = png_of(2, 2, body, depth=16, color=2, interlaced=1)
     np.testing.assert_array_equal(read(content).pixels, windowed(samples.astype(float)))
 
 
@@ -189,13 +163,9 @@ def test_16_bit_value_that_a_png_declares_transparent_is_black():
 def test_gray_of_few_bits_hides_the_value_that_is_transparent(depth, levels):
     # Two pixels in one byte, the highest value first.
     packed = np.array([[(levels << (8 - depth)) & 0xFF]], dtype=np.uint8)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, 0, 0, 0, 0))
-    key = chunk(b"tRNS", struct.pack(">H", levels))
-    body = chunk(b"IDAT", zlib.compress(b"\0" + packed.tobytes()))
-    start = b"\x89PNG\r\n\x1a\n"
-    end = chunk(b"IEND", b"")
-    assert read(start + header + body + end).pixels[0, :, 0].tolist() == [255, 0]
-    assert read(start + header + key + body + end).pixels[0, :, 0].tolist() == [0, 0]
+    rows, key = b"\0" + packed.tobytes(), struct.pack(">H", levels)
+    assert read(png_of(2, 1, rows, depth)).pixels[0, :, 0].tolist() == [255, 0]
+    assert read(png_of(2, 1, rows, depth, key=key)).pixels[0, :, 0].tolist() == [0, 0]
 
 
 def test_tiff_whose_zero_is_white_is_not_shown_inverted():

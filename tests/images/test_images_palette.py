@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from png_files import png_of
 
 from sightline.images import ImageError, read_file
 
@@ -36,21 +36,6 @@ def bmp(bits, palette, indices):
     return b"BM" + head + struct.pack("<IiiHHIIiiII", *info) + table + rows
 
 
-def png(palette):
-    def chunk(kind, body):
-        checksum = struct.pack(">I", zlib.crc32(kind + body))
-        return struct.pack(">I", len(body)) + kind + body + checksum
-
-    header = struct.pack(">IIBBBBB", 16, 1, 8, 3, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"PLTE", b"".join(map(bytes, palette)))
-        + chunk(b"IDAT", zlib.compress(b"\0" + INDICES.tobytes()))
-        + chunk(b"IEND", b"")
-    )
-
-
 def colors(number):
     return [(10 * n, n, 255 - n) for n in range(number)]
 
@@ -75,7 +60,9 @@ def test_colours_beyond_the_palette_are_refused_and_not_painted_black(number, ki
     content = {
         "BMP of 8 bits": bmp(8, colors(number), INDICES),
         "BMP of 4 bits": bmp(4, colors(number), INDICES),
-        "PNG": png(colors(number)),
+        "PNG": png_of(
+            16, 1, b"\0" + INDICES.tobytes(), color=3, palette=b"".join(map(bytes, colors(number)))
+        ),
     }[kind]
     with pytest.raises(ImageError, match=f"colour 15 of a palette of {number}"):
         read_file(content)

@@ -6,7 +6,6 @@ import io
 import random
 import struct
 import tracemalloc
-import zlib
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
+from png_files import png_of
 
 from sightline.images import ImageError, decode_as_stored, decode_image, read_file, reading
 from sightline.images.headers import is_bare_jpeg
@@ -35,16 +35,6 @@ def read(content):
 def smooth_gray(height=40, width=60):
     y, x = np.mgrid[:height, :width]
     return (2 * y + 2 * x).astype(np.uint8)
-
-
-def png_chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png_of(width, height, rows, depth=8, color=0):
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
 
 
 def test_plain_gray_png_is_read_exactly_and_may_be_stored_as_it_is():
@@ -247,10 +237,8 @@ def test_interlaced_png_counts_its_rows_by_passes():
     # Adam7 of 8 x 8 gray: passes of 1x1, 1x1, 2x1, 2x2, 4x2, 4x4, 8x4 pixels, a byte more a row.
     passes = [(1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4)]
     rows = b"".join((b"\0" + bytes(width)) * height for width, height in passes)
-    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
     for pixels, is_whole in ((rows, True), (rows[:-9], False)):
-        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
-        content = b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts)
+        content = png_of(8, 8, pixels, interlaced=1)
         if is_whole:
             assert read(content).pixels.shape == (8, 8, 3)
         else:

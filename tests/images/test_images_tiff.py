@@ -10,6 +10,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from tiff_files import tiff_of
 
 from sightline.images import ImageError, read_file
 
@@ -96,20 +97,10 @@ def plain(parts, rows, length=64, **tags):
     """Return an uncompressed 8-bit TIFF, 64 pixels wide, whose strips have so many rows."""
     fields = {
         **{256: [64], 257: [length], 258: [8], 259: [1], 262: [1], 277: [1], 278: [rows]},
-        **{273: [0] * len(parts), 279: [len(part) for part in parts]},
+        **{279: [len(part) for part in parts]},
         **{int(name.removeprefix("tag")): value for name, value in tags.items()},
     }
-    fields = {number: values for number, values in fields.items() if values}
-    place = 8 + 2 + 12 * len(fields) + 4 + sum(4 * len(v) for v in fields.values() if len(v) > 1)
-    fields[273] = [place + sum(map(len, parts[:number])) for number in range(len(parts))]
-    directory, beyond = struct.pack("<H", len(fields)), b""
-    for number, values in sorted(fields.items()):
-        value = values[0]
-        if len(values) > 1:
-            value = 8 + 2 + 12 * len(fields) + 4 + len(beyond)
-            beyond += struct.pack(f"<{len(values)}I", *values)
-        directory += struct.pack("<HHII", number, 4, len(values), value)
-    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + beyond + b"".join(parts)
+    return tiff_of(fields, parts)
 
 
 STRIPS = [bytes(range(64)) * 32, bytes(range(100, 164)) * 32]
@@ -146,18 +137,9 @@ def tiled(parts, side):
     """Return an 8-bit gray TIFF of 40 x 24 pixels in deflated tiles."""
     fields = {
         **{256: [40], 257: [24], 258: [8], 259: [8], 262: [1], 277: [1], 322: [side], 323: [side]},
-        **{324: [0] * len(parts), 325: [len(part) for part in parts]},
+        **{325: [len(part) for part in parts]},
     }
-    start = 8 + 2 + 12 * len(fields) + 4
-    body_start = start + 8 * len(parts)
-    places = np.cumsum([body_start, *[len(part) for part in parts[:-1]]])
-    fields[324] = places.tolist()
-    directory = struct.pack("<H", len(fields))
-    for number, values in sorted(fields.items()):
-        value = values[0] if len(values) == 1 else start + (4 * len(parts) if number == 325 else 0)
-        directory += struct.pack("<HHII", number, 4, len(values), value)
-    tables = struct.pack(f"<{2 * len(parts)}I", *fields[324], *fields[325])
-    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + tables + b"".join(parts)
+    return tiff_of(fields, parts)
 
 
 def test_every_tile_must_be_whole():
@@ -173,33 +155,19 @@ def test_every_tile_must_be_whole():
     assert "part 5 of the TIFF is not whole" in refused(tiled(parts, 16))
 
 
-def written(order, values, *, deflated, photometric=1, tags=()):
+def written(order, values, *, deflated, **tags):
     """Return a TIFF in a byte order, of one strip of gray or of planes that follow one another."""
-    values = np.asarray(values)
     height, width = values.shape[-2:]
-    planes = values.reshape(-1, height, width)
-    parts = [plane.astype(values.dtype.newbyteorder(order)).tobytes() for plane in planes]
-    parts = [zlib.compress(part) if deflated else part for part in parts]
-    starts = [8 + sum(map(len, parts[:number])) for number in range(len(parts))]
+    planes = values.astype(values.dtype.newbyteorder(order)).reshape(-1, height, width)
+    parts = [zlib.compress(p.tobytes()) if deflated else p.tobytes() for p in planes]
     bits, kind = 8 * values.itemsize, {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     fields = {
         **{256: [width], 257: [height], 258: [bits] * len(parts), 259: [8 if deflated else 1]},
-        **{262: [photometric], 273: starts, 277: [len(parts)], 278: [height]},
-        **{279: [len(part) for part in parts], 284: [1 + (len(parts) > 1)], 339: [kind]},
-        **dict(tags),
+        **{262: [1], 277: [len(parts)], 278: [height], 279: [len(part) for part in parts]},
+        **{284: [1 + (len(parts) > 1)], 339: [kind]},
+        **{int(name.removeprefix("tag")): value for name, value in tags.items()},
     }
-    begin = 8 + sum(map(len, parts))
-    beyond_start = begin + 2 + 12 * len(fields) + 4
-    directory, beyond = struct.pack(f"{order}H", len(fields)), b""
-    for number, entries in sorted(fields.items()):
-        value = struct.pack(f"{order}{len(entries)}I", *entries)
-        if len(value) > 4:
-            beyond += value
-            value = struct.pack(f"{order}I", beyond_start + len(beyond) - len(value))
-        directory += struct.pack(f"{order}HHI", number, 4, len(entries)) + value
-    mark = b"II" if order == "<" else b"MM"
-    head = mark + struct.pack(f"{order}HI", 42, begin)
-    return head + b"".join(parts) + directory + bytes(4) + beyond
+    return tiff_of(fields, parts, order)
 
 
 @pytest.mark.parametrize("deflated", [True, False])
@@ -217,17 +185,14 @@ def test_values_are_the_same_in_both_byte_orders(kind, deflated):
 @pytest.mark.parametrize("deflated", [True, False])
 def test_gray_and_alpha_plane_by_plane_is_refused_and_not_painted_black(deflated):
     planes = np.stack([np.full((6, 8), 200), np.full((6, 8), 255)]).astype(np.uint8)
-    content = written("<", planes, deflated=deflated, tags=[(338, [2])])
+    content = written("<", planes, deflated=deflated, tag338=[2])
     assert "gray and alpha plane by plane" in refused(content)
 
 
-@pytest.mark.parametrize("tags", [[(530, [2, 1])], [(530, [2, 2])], []])
+@pytest.mark.parametrize("tags", [{"tag530": [2, 1]}, {"tag530": [2, 2]}, {}])
 def test_uncompressed_ycbcr_with_fewer_colours_is_refused(tags):
     # Two or four pixels share two colours, which Pillow reads as three bytes a pixel.
-    content = plain(
-        [bytes(64 * 64 * 3)], 64, tag262=[6], tag277=[3], tag258=[8, 8, 8],
-        **{f"tag{number}": value for number, value in tags},
-    )  # fmt: skip
+    content = plain([bytes(64 * 64 * 3)], 64, tag262=[6], tag277=[3], tag258=[8, 8, 8], **tags)
     assert "YCbCr with colours of fewer pixels" in refused(content)
 
 
