@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from sightline.config import StepConfig, StepUris
+from sightline.storage.begun import step_begun
 from sightline.storage.retries import retries_told
 from sightline.storage.scratch import remove_dead_scratch
 from sightline.telemetry import announce, count
@@ -47,7 +49,11 @@ class Step:
         """
         if folders := remove_dead_scratch():
             announce(self.name, f"removed {count(folders, 'scratch folder')} of killed steps")
-        with retries_told(self.name), outcome_pushed(self.name):
+        with ExitStack() as stack:
+            stack.enter_context(retries_told(self.name))
+            stack.enter_context(outcome_pushed(self.name))
+            if self in PIPELINE_STEPS:  # what gc removes, the steps of runs name
+                stack.enter_context(step_begun(self.name, uris))
             return self.run(uris, config)
 
     def _load(self, module: str, name: str) -> Any:

@@ -1,5 +1,6 @@
 import ast
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from pipelines.settings_page import render_settings_page
 from sightline.config import StepConfig, StepUris
-from sightline.steps import COMMANDS
+from sightline.steps import COMMANDS, PIPELINE_STEPS
 
 ROOT = Path(__file__).parents[2]
 STEPS = list(COMMANDS.values())
@@ -29,6 +30,22 @@ def test_entry_of_the_step_table_resolves(step):
     assert issubclass(step.config_class, StepConfig)
     assert issubclass(step.uris_class, StepUris)
     assert callable(step.run)
+
+
+@pytest.mark.parametrize("step", PIPELINE_STEPS, ids=lambda step: step.name)
+def test_step_of_a_run_says_what_it_was_given_while_it_works(step, tmp_path, monkeypatch):
+    uris = step.uris_class.from_values(
+        {name: str(tmp_path / name) for name in step.uris_class.model_fields}
+    )
+    seen = []
+
+    def look(uris, config):
+        seen.extend(json.loads(path.read_text()) for path in Path(uris.out_uri).iterdir())
+        return {}
+
+    monkeypatch.setattr(type(step), "run", property(lambda _: look))
+    assert COMMANDS[step.name].execute(uris, step.config_class.defaults()) == {}
+    assert seen == [{"step": step.name, "uris": uris.to_json()}]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)

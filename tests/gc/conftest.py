@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sightline.gc.run import Collection
 from sightline.promote.champion import ChampionStore
 from sightline.storage import join_uri, new_artifacts, open_storage
 from sightline.storage.artifacts import write_json
+from sightline.storage.begun import step_begun
 from sightline.training.checkpoint import Checkpoints
 
 DAY = 86400.0
@@ -92,11 +94,16 @@ class Root:
             write_json(folder / "metrics.json", metrics)
         return uri
 
+    def begun(self, place: str, step: str, **uris: str) -> AbstractContextManager[None]:
+        """Return a context in which a step below `runs` is under way, with nothing stored yet."""
+        return step_begun(step, StandInUris(out_uri=join_uri(self.uri, "runs", place), **uris))
+
     def begin_training(self, place: str, dataset_uri: str) -> None:
         """Leave what a pretraining below `runs` has stored that did not end."""
         uri = join_uri(self.uri, "runs", place, "checkpoints")
-        uris = {"dataset_uri": dataset_uri, "out_uri": uri}
-        checkpoints = Checkpoints(open_storage(uri), "pretrain", "owner", uris=uris)
+        with suppress(KeyboardInterrupt), self.begun(place, "pretrain", dataset_uri=dataset_uri):
+            raise KeyboardInterrupt
+        checkpoints = Checkpoints(open_storage(uri), "pretrain", "owner")
         checkpoints.take_over()
         checkpoints.save({"step": 1}, 1, wait=True)
 

@@ -126,7 +126,10 @@ def test_a_root_may_be_named_as_one_of_its_folders(name: str, folder: Any, tmp_p
     assert root.held() == before
 
 
-def test_a_run_that_was_named_from_inside_or_through_a_link_stays(folder: Any, tmp_path: Path):
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_run_that_was_named_from_inside_or_through_a_link_stays(
+    folder: Any, tmp_path: Path, scheme: str
+):
     datasets = [folder.dataset(content) for content in (b"one", b"two")]
     folder.step("near", "pretrain", {}, dataset_uri=datasets[0])
     far = folder.step("far", "pretrain", {}, dataset_uri=datasets[1])
@@ -134,7 +137,7 @@ def test_a_run_that_was_named_from_inside_or_through_a_link_stays(folder: Any, t
     link.symlink_to(far)
     folder.age("", days=100)
     folder.step("today", "finetune", {}, encoder_uri="near/pretrain")
-    folder.step("today", "evaluate", {}, encoder_uri=str(link))
+    folder.step("today", "evaluate", {}, encoder_uri=f"{scheme}{link}")
     before = folder.held()
     assert folder.gc(days_later=0)["removed"] == []
     assert folder.held() == before
@@ -161,6 +164,43 @@ def test_training_under_way_under_a_name_of_the_users_own_keeps_its_data_set(roo
     assert root.held() == before
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_step_that_has_only_begun_keeps_what_it_was_given(folder: Any, step: str):
+    datasets = [folder.dataset(content) for content in (b"one", b"two")]
+    encoder = folder.step("encoder", "pretrain", {}, dataset_uri=datasets[0])
+    folder.age("", days=100)
+    before = folder.held()
+    with folder.begun(f"new/{step}", step, dataset_uri=datasets[1], encoder_uri=encoder):
+        assert folder.gc(days_later=29)["removed"] == []
+        assert folder.held() >= before
+    assert folder.held() == before
+    folder.gc(days_later=0)
+    assert folder.held() == set()
+
+
+def test_steps_below_those_of_a_run_count_for_it(folder: Any):
+    dataset = folder.dataset(b"one")
+    folder.step_at("kept/finetune/lr3", "finetune", {}, dataset_uri=dataset)
+    folder.step_at("kept/finetune/lr4", "finetune", {}, dataset_uri=dataset)
+    before = folder.held()
+    assert folder.gc(keep_runs=1)["removed"] == []
+    assert folder.held() == before
+    folder.storage.write_bytes(
+        "runs/kept/finetune/lr5/begun.0123456789ab.json", b'{"step": "finetune", "uris": {}}'
+    )
+    folder.gc(keep_runs=1)
+    assert folder.held() == set()
+
+
+def test_result_may_hold_files_that_are_named_as_records(folder: Any):
+    uri = folder.run("kept")
+    Path(uri, "tool").mkdir()
+    Path(uri, "tool", "metrics.json").write_text("{}")
+    before = folder.held()
+    assert folder.gc(keep_runs=1)["removed"] == []
+    assert folder.held() == before
+
+
 def test_steps_below_those_of_a_run_stay_and_go_with_it(root: Any):
     dataset = root.dataset(b"one")
     root.step_at("first/pretrain/seed-1", "pretrain", {}, dataset_uri=dataset)
@@ -171,7 +211,9 @@ def test_steps_below_those_of_a_run_stay_and_go_with_it(root: Any):
     assert root.held() == set()
 
 
-@pytest.mark.parametrize("record", ["config.json", "artifacts.json", "checkpoints/latest.json"])
+@pytest.mark.parametrize(
+    "record", ["config.json", "artifacts.json", "begun.0123456789ab.json", "begun.json"]
+)
 @pytest.mark.parametrize("content", [b"# not JSON", b'{"step": "cook", "uris": 1}', b"[1]"])
 def test_records_of_other_tools_are_no_hindrance(root: Any, record: str, content: bytes):
     root.run("old", root.dataset(b"one"))
@@ -243,6 +285,14 @@ def test_any_step_of_a_kept_run_keeps_the_data_set_and_the_run_it_names(folder: 
     assert folder.names("runs") == {"encoder", "today"}
     assert read_all(dataset) == [b"one"]
     assert read_all(other) == [b"two"]
+
+
+def test_data_sets_are_found_however_deep_they_are_named(root: Any):
+    dataset, other = root.dataset(b"one"), root.dataset(b"two")
+    root.step("recent", "prepare", {"datasets": {"images": [dataset, {"labels": other}]}})
+    before = root.held()
+    assert root.gc(keep_runs=1)["removed"] == []
+    assert root.held() == before
 
 
 def test_records_that_a_run_stored_beside_those_of_a_killed_one_are_the_ones_that_count(root: Any):
@@ -535,6 +585,21 @@ def test_damage_is_named_with_the_way_out(folder: Any):
     assert key in str(told.value)
 
 
+def test_damage_that_is_found_on_the_way_does_not_claim_that_nothing_was_deleted(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+):
+    dataset = folder.dataset(b"one")
+    folder.run("old")
+    folder.age("", days=100)
+    manifest = f"datasets/{name_of(dataset)}/manifest.json"
+    while_deleting(
+        monkeypatch, "runs/old", lambda: folder.storage.write_bytes(manifest, b"damaged")
+    )
+    with pytest.raises(UserError, match="remove that folder; some is deleted already"):
+        folder.gc(days_later=0)
+    assert folder.names("runs") == set()
+
+
 class Stopped(Exception):
     """A kill."""
 
@@ -719,7 +784,7 @@ def test_shard_that_a_new_version_names_while_others_go_stays(
     assert folder.held("datasets/shards/") == {f"datasets/{name}" for name in shards_of(added[0])}
 
 
-def test_links_to_another_place_are_not_followed(folder: Any, tmp_path: Path):
+def test_links_to_another_place_are_not_removed_through(folder: Any, tmp_path: Path):
     precious = tmp_path / "photos"
     precious.mkdir()
     (precious / "holiday.jpg").write_bytes(b"holiday")
@@ -727,16 +792,86 @@ def test_links_to_another_place_are_not_followed(folder: Any, tmp_path: Path):
     step = Path(folder.uri, "runs/old/prepare")
     (step / "data").symlink_to(precious)
     (step / "link.jpg").symlink_to(precious / "holiday.jpg")
-    result = type(folder)(str(tmp_path / "elsewhere")).step("kept", "report", {})
-    step.with_name("report").symlink_to(result)
-    kept = {path: path.read_bytes() for path in Path(result).rglob("*.*")}
     folder.gc()
-    assert {path: path.read_bytes() for path in Path(result).rglob("*.*")} == kept
     assert (precious / "holiday.jpg").read_bytes() == b"holiday"
-    assert {key for key in folder.held() if "/report/" not in key} == {
-        "runs/old/prepare/data/holiday.jpg",
-        "runs/old/prepare/link.jpg",
-    }
+    assert folder.held() == {"runs/old/prepare/data/holiday.jpg", "runs/old/prepare/link.jpg"}
+
+
+def move_behind_a_link(folder: Any, key: str, tmp_path: Path) -> None:
+    """Move a file or folder of a root to another place, and leave a link to it."""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    Path(folder.uri, key).rename(moved / "it")
+    Path(folder.uri, key).symlink_to(moved / "it")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "models/classification",
+        "models/classification/default",
+        "models/classification/default/champion.json",
+        "models/classification/default/history",
+        "models/classification/default/versions",
+        "models/classification/default/versions/v1",
+        "datasets/shards",
+    ],
+)
+def test_champions_behind_links_keep_all_they_need(folder: Any, tmp_path: Path, key: str):
+    [first, second] = folder.datasets_of_shared_shards([b"a", b"b"], [b"b", b"c"])
+    folder.promote("v1", first)
+    folder.promote("v2", second)
+    move_behind_a_link(folder, key, tmp_path)
+    before = folder.held()
+    assert folder.gc()["removed"] == []
+    assert folder.held() == before
+
+
+@pytest.mark.parametrize("name", ["", "/manifest.json", "/samples.jsonl"])
+def test_data_set_behind_a_link_keeps_its_shards(folder: Any, tmp_path: Path, name: str):
+    [linked, unneeded] = folder.datasets_of_shared_shards([b"a"], [b"b"])
+    move_behind_a_link(folder, f"datasets/{name_of(linked)}{name}", tmp_path)
+    folder.gc()
+    assert read_all(linked) == [b"a"]
+    assert folder.names("datasets") == {name_of(linked), "shards"}
+    assert not Path(unneeded).exists()
+    assert len(folder.held("datasets/shards/")) == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["runs/linked", "runs/linked/report", "runs/linked/report/artifacts.json"]
+)
+def test_run_with_records_behind_links_stays_whole_and_keeps_what_it_names(
+    folder: Any, tmp_path: Path, key: str
+):
+    datasets = [folder.dataset(content) for content in (b"one", b"two")]
+    folder.run("linked", datasets[0])
+    folder.step("linked", "report", {}, dataset_uri=datasets[1])
+    move_behind_a_link(folder, key, tmp_path)
+    before = folder.held()
+    assert folder.gc()["removed"] == []
+    assert folder.held() == before
+
+
+def test_run_that_a_link_beside_it_leads_to_stays(folder: Any):
+    dataset = folder.dataset(b"one")
+    folder.run("first", dataset)
+    Path(folder.uri, "runs/latest").symlink_to("first")
+    before = folder.held()
+    assert folder.gc()["removed"] == []
+    assert folder.held() == before
+
+
+@pytest.mark.parametrize("key", ["models/classification", "runs/away", "datasets/away"])
+def test_link_that_leads_nowhere_stops_everything(folder: Any, key: str):
+    folder.run("old", folder.dataset(b"one"))
+    before = folder.held()
+    link = Path(folder.uri, key)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to("/mnt/not-there")
+    with pytest.raises(UserError, match=f"{key} is a link that leads nowhere now.*nothing was"):
+        folder.gc()
+    assert folder.held() == before
 
 
 def test_area_that_lies_on_another_disk_is_cleared_there(folder: Any, tmp_path: Path):

@@ -215,7 +215,7 @@ def test_what_is_refused_when_a_training_goes_on_costs_no_checkpoint(
     out = tmp_path / "out"
     uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(out))
     folder = out / "checkpoints"
-    with recovery_of(str(folder), "pretrain", {}, {}, every_seconds=60) as recovery:
+    with recovery_of(str(folder), "pretrain", {}, every_seconds=60) as recovery:
         recovery.checkpoints.save({"step": 1}, 1, wait=True)
     before = {path.name for path in folder.glob("step-*")}
     assert len(before) == 2

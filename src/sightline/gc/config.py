@@ -20,7 +20,8 @@ class GcConfig(StepConfig):
     delete: bool = False
     """Remove what is listed; off is a dry run that changes nothing."""
     keep_days: float = Field(default=30.0, ge=0)
-    """Runs, data set versions and models whose newest file is younger than this stay."""
+    """Runs, data set versions and models whose newest file is younger than this stay; must be
+    longer than the longest step, which may store nothing before its end."""
     keep_runs: int = Field(default=5, ge=0)
     """This many of the newest finished runs stay, however old they are. A run of which a step was
     begun and did not end is not counted; `keep_days` protects it while it is recent."""

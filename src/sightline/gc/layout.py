@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.data.shards import SHARDS_FOLDER
+from sightline.errors import UserError
 from sightline.storage import Entry, join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
+from sightline.storage.begun import BEGUN_FILE
 from sightline.storage.local import LocalStorage
 from sightline.telemetry import track
 
@@ -34,11 +37,8 @@ _PATTERNS: Mapping[str, str] = {
     "models": rf"({_MODEL}/{CHAMPION})|({_MODEL}/{HISTORY}/{_SHA256}\.json)"
     rf"|({_MODEL}/versions/{_VERSION})/.+|({_MODEL}/(?:{HISTORY}/)?{_PARTIAL})",
 }
-POINTER = "checkpoints/latest.json"
-"""What a training that has not finished leaves in its step's folder."""
 _MARK = re.compile(
-    rf"(?:(?P<step>.+)/)?"
-    rf"(?P<name>(?:manifest|artifacts|config|metrics)\.json|{re.escape(POINTER)})",
+    rf"(?:(?P<step>.+)/)?(?P<name>(?:manifest|artifacts|config|metrics)\.json|{BEGUN_FILE})",
     re.DOTALL,
 )
 
@@ -60,7 +60,12 @@ class Unit:
     @property
     def is_finished(self) -> bool:
         """Whether each of a run's steps that left anything also ended."""
-        return all(f"{step}/{ARTIFACTS_FILE}" in self.marks for step in self.steps)
+        marked = {split_mark(mark)[0] for mark in self.marks}
+        ended = {step for step in marked if posixpath.join(step, ARTIFACTS_FILE) in self.marks}
+        # What lies below a result is a part of it; and what has results below it, told to be
+        # written there under names of the user's own, is a folder of steps.
+        steps = marked | {step for step in self.steps if not _any_below(step, marked)}
+        return all(_any_above(step, ended) for step in steps)
 
     def add(self, entry: Entry) -> None:
         """Count one more file."""
@@ -76,13 +81,23 @@ class Foreign:
 
     files: int = 0
     example: str = ""
-    steps: dict[str, Unit] = field(default_factory=dict)
-    """Folders with the records of a step, under names that no run of ours gives them."""
+    read: dict[str, Unit] = field(default_factory=dict)
+    """What is read all the same: steps under names that no run of ours gives them, and units of
+    which a record lies behind a link."""
 
     def add(self, key: str, files: int = 1) -> None:
         """Count one more."""
         self.files += files
         self.example = self.example or key
+
+
+def _any_above(step: str, folders: set[str]) -> bool:
+    """Say whether a folder is one of these or lies below one."""
+    return any(step == folder or step.startswith(f"{folder}/") for folder in folders)
+
+
+def _any_below(step: str, folders: set[str]) -> bool:
+    return any(folder.startswith(f"{step}/") for folder in folders)
 
 
 def split_mark(key: str) -> tuple[str, str]:
@@ -108,24 +123,46 @@ class Area:
         self._reached_by_a_link = _link_check(self.storage.uri, self.storage)
 
     def units(self) -> tuple[dict[str, Unit], Foreign]:
-        """Look through the whole area; memory grows with the units, not with their files."""
+        """Look through the whole area; memory grows with the units, not with their files.
+
+        Raises:
+            UserError: If a link leads nowhere, so that nobody knows what it would tell.
+        """
+        if isinstance(self.storage, LocalStorage):
+            _refuse_broken_links(self.storage.root)
         units: dict[str, Unit] = {}
         foreign = Foreign()
+        linked: set[str] = set()
         for entry in track(self.storage.list(), f"gc: looking through {self.name}"):
             name = self.unit_of(entry.key)
-            if name is None or self._reached_by_a_link(entry.key):
-                foreign.add(join_uri(self.name, entry.key))
+            is_linked = self._reached_by_a_link(entry.key)
+            if name is None:
                 step, mark = split_mark(entry.key)
                 if mark and self.name == "runs":
-                    foreign.steps.setdefault(step, Unit(step)).marks.add(mark)
+                    foreign.read.setdefault(step, Unit(step)).marks.add(mark)
+            if name is None or is_linked:
+                foreign.add(join_uri(self.name, entry.key))
+            if name is None:
+                continue
+            below = entry.key[len(name) + 1 :]
+            mark = split_mark(below)[1]
+            # The pictures of a run tell nothing, wherever they lie.
+            if is_linked and (mark or self.name != "runs"):
+                linked.add(name)
+            elif is_linked:
                 continue
             unit = units.setdefault(name, Unit(name))
-            unit.add(entry)
-            below = entry.key[len(name) + 1 :]
-            if split_mark(below)[1]:
+            if not is_linked:
+                unit.add(entry)
+            if mark:
                 unit.marks.add(below)
             if self.name == "runs":
                 unit.steps.add(below.partition("/")[0])
+        for name in linked:
+            unit = units.pop(name)
+            foreign.read.setdefault(name, Unit(name)).marks |= unit.marks
+            if unit.files:
+                foreign.add(join_uri(self.name, name), unit.files)
         return units, foreign
 
     def unit_of(self, key: str) -> str | None:
@@ -161,6 +198,18 @@ class Area:
         for folder, _, _ in os.walk(self.storage.root / name, topdown=False):
             with contextlib.suppress(OSError):  # it holds something that is not ours
                 Path(folder).rmdir()
+
+
+def _refuse_broken_links(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        for item in found:
+            if item.is_dir(follow_symlinks=False):
+                _refuse_broken_links(Path(item.path))
+            elif item.is_symlink() and not Path(item.path).exists():
+                raise UserError(
+                    f"{item.path} is a link that leads nowhere now, so nobody knows what it needs: "
+                    "bring back what it leads to, or remove the link"
+                )
 
 
 def _link_check(uri: str, storage: object) -> Callable[[str], bool]:

@@ -14,7 +14,6 @@ from sightline.errors import UserError
 from sightline.gc.layout import (
     CHAMPION,
     HISTORY,
-    POINTER,
     STEPS,
     Area,
     Unit,
@@ -24,8 +23,11 @@ from sightline.gc.layout import (
 from sightline.promote.champion import Champion, ChampionStore
 from sightline.storage import NotFoundError, join_uri
 from sightline.storage.artifacts import ARTIFACTS_FILE, key_of
+from sightline.storage.begun import BEGUN_FILE
 
 CONFIG_FILE = "config.json"
+
+_BEGUN = re.compile(BEGUN_FILE)
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 # Each is found wherever it begins, for a root may be named as one of its folders.
@@ -49,7 +51,10 @@ class Needed:
         not matter through which mount or relative path a step saw its root. Where it was a link
         of this machine, what that leads to is kept.
         """
-        seen = [address] if "://" in address else [address, os.path.realpath(address)]
+        local = address.removeprefix("file://")
+        seen = {local}
+        if "://" not in local:
+            seen.add(os.path.realpath(os.path.expanduser(local)))  # noqa: PTH111 - ~x may be no user
         for path in seen:
             self.datasets.update(part for part in path.split("/") if _DIGEST.fullmatch(part))
             self.runs.update(name for found in _RUN.findall(path) for name in found if name)
@@ -70,7 +75,7 @@ def read_champions(models: Area, units: Iterable[str]) -> Needed:
             raise UserError(
                 f"{join_uri(models.uri, place, CHAMPION)} is gone although its history is there: "
                 f"restore it from {join_uri(models.uri, place, HISTORY)}, or remove the whole "
-                "folder; nothing was deleted"
+                "folder"
             )
         if kind == CHAMPION:
             _add_champion(needed, models.uri, place)
@@ -84,7 +89,7 @@ def _add_champion(needed: Needed, models_uri: str, place: str) -> None:
         if "/" in champion.version:
             raise UserError(
                 f"{join_uri(models_uri, place)} has a champion of version {champion.version!r}, "
-                "which is no folder's name; nothing was deleted"
+                "which is no folder's name"
             )
         record = champion.record
         needed.models.add(f"{place}versions/{champion.version}")
@@ -118,15 +123,21 @@ def _steps(unit: Unit) -> list[str]:
 
 
 def _is_step(runs: Area, unit: Unit, step: str) -> bool:
-    for name in (ARTIFACTS_FILE, CONFIG_FILE, POINTER):
-        mark = posixpath.join(step, name)
-        if mark not in unit.marks:
-            continue
-        content = _read(runs, unit, mark, step in STEPS and name == ARTIFACTS_FILE) or {}
-        # The settings alone are left where a removal was interrupted, or a step was killed.
-        if "files" in content if name == ARTIFACTS_FILE else content.get("step") in STEPS:
-            return True
-    return False
+    mark = posixpath.join(step, ARTIFACTS_FILE)
+    if mark in unit.marks and "files" in (_read(runs, unit, mark, strict=step in STEPS) or {}):
+        return True
+    # The settings alone are left where a removal was interrupted.
+    others = [*_begun(unit, step), posixpath.join(step, CONFIG_FILE)]
+    records = (_read(runs, unit, mark, strict=False) for mark in others if mark in unit.marks)
+    return any((record or {}).get("step") in STEPS for record in records)
+
+
+def _begun(unit: Unit, step: str) -> list[str]:
+    """Return what tries of a step left that have not ended."""
+    split = {mark: split_mark(mark) for mark in unit.marks}
+    return sorted(
+        mark for mark, (at, name) in split.items() if at == step and _BEGUN.fullmatch(name)
+    )
 
 
 def read_run(runs: Area, unit: Unit) -> list[str]:
@@ -145,17 +156,26 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
         wanted = [(CONFIG_FILE, "uris")]
         if (config or {}).get("step", posixpath.basename(step)) == "prepare":
             wanted.append(("metrics.json", "datasets"))
-        if posixpath.join(step, POINTER) in unit.marks and not strict:
-            wanted.append((POINTER, "uris"))
         for name, key in wanted:
             mark = posixpath.join(step, key_of(listed, name))
             content = config if name == CONFIG_FILE else _read(runs, unit, mark, strict)
             values = (content or {}).get(key)
             if isinstance(values, dict):
-                addresses += (value for value in values.values() if isinstance(value, str))
+                addresses += _texts(values)
             elif strict and content is not None:
                 raise _damaged(runs, unit, mark)
+        for mark in _begun(unit, step):
+            addresses += _texts((_read(runs, unit, mark, strict=False) or {}).get("uris"))
     return addresses
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Yield every text in a value of JSON, however deep."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _texts(value)
 
 
 def _read_listed(runs: Area, unit: Unit, step: str) -> dict[str, dict[str, Any]]:
@@ -188,6 +208,5 @@ def _read(runs: Area, unit: Unit, mark: str, strict: bool) -> dict[str, Any] | N
 def _damaged(runs: Area, unit: Unit, mark: str) -> UserError:
     return UserError(
         f"{join_uri(runs.uri, unit.name, mark)} is gone or damaged, so nobody knows which data "
-        f"sets the run {unit.name} needs: restore it, or remove that run's folder; nothing was "
-        "deleted"
+        f"sets the run {unit.name} needs: restore it, or remove that run's folder"
     )

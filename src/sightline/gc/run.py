@@ -46,6 +46,7 @@ class Collection:
     config: GcConfig
     now: float
     removed: list[dict[str, Any]] = field(default_factory=list)
+    has_deleted: bool = False
 
     def __post_init__(self) -> None:
         self.limits = Limits.before(self.now, self.config)
@@ -55,6 +56,13 @@ class Collection:
 
     def collect(self) -> dict[str, Any]:
         """List or remove everything, one area after the other."""
+        try:
+            return self._collect()
+        except UserError as error:
+            done = "some is deleted already" if self.has_deleted else "nothing was deleted"
+            raise UserError(f"{error}; {done}") from None
+
+    def _collect(self) -> dict[str, Any]:
         survey = first = self._look()
         if not first.is_ours:
             raise UserError(
@@ -137,6 +145,7 @@ class Collection:
                 present.add(entry)
             if present.newest > limit:
                 return
+            self.has_deleted = True
             kept_back = {f"{name}/{key}" for key in last}
             for key in first:
                 area.delete(f"{name}/{key}")
@@ -159,6 +168,7 @@ class Collection:
                     yield entry.key
 
         if self.config.delete:
+            self.has_deleted = True
             delete_all(area, doomed())
         else:
             for _ in doomed():
@@ -173,6 +183,7 @@ class Collection:
             if _is_old(entry, self.limits.grace):
                 unit.add(entry)
                 if self.config.delete:
+                    self.has_deleted = True
                     area.storage.delete_unfinished(entry)
         if unit.files:
             self._list(area.name, unit, "writes that were begun and never ended")

@@ -81,8 +81,9 @@ def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Surv
     units = {name: pair[0] for name, pair in found.items()}
     foreign = {name: pair[1] for name, pair in found.items()}
     runs = _own_runs(areas["runs"], units["runs"], foreign["runs"])
-    champions = {place for place, kind in map(split_model, units["models"]) if kind == CHAMPION}
-    needed = read_champions(areas["models"], units["models"])
+    models = [*units["models"], *foreign["models"].read]
+    champions = {place for place, kind in map(split_model, models) if kind == CHAMPION}
+    needed = read_champions(areas["models"], models)
     # One that was killed must not push out one that has results; its age alone protects it.
     finished = (name for name, unit in runs.items() if unit.is_finished)
     needed.runs |= set(sorted(finished, key=lambda n: runs[n].newest, reverse=True)[:keep_runs])
@@ -92,7 +93,8 @@ def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Surv
     datasets = {name: unit for name, unit in units["datasets"].items() if name != SHARDS_FOLDER}
     doomed_datasets = _doomed_datasets(datasets, needed, limits)
     gone = {doomed.unit.name for doomed in doomed_datasets}
-    versions = [unit for unit in datasets.values() if MANIFEST_FILE in unit.marks]
+    versions = [*datasets.values(), *foreign["datasets"].read.values()]
+    versions = [unit for unit in versions if MANIFEST_FILE in unit.marks]
     named = _named_shards(areas["datasets"], versions, gone)
     return Survey(
         runs=tuple(
@@ -125,11 +127,8 @@ def _own_runs(area: Area, units: dict[str, Unit], foreign: Foreign) -> dict[str,
 
 
 def _own_steps(area: Area, foreign: Foreign) -> list[Unit]:
-    """Return the folders that a step was told to write to, under names that no run gives them.
-
-    They are not ours to remove, so what they name stays as long as they do.
-    """
-    found = _at_once(area, lambda unit: is_run(area, unit), foreign.steps.values())
+    """Return what is not ours to remove: what it names stays as long as it does."""
+    found = _at_once(area, lambda unit: is_run(area, unit), foreign.read.values())
     return [unit for unit, is_ours in found if is_ours]
 
 
@@ -204,7 +203,7 @@ def _read_manifest(area: Area, unit: Unit) -> set[bytes]:
         raise UserError(
             f"{join_uri(area.uri, key)} is no manifest that this version of Sightline "
             f"understands ({error!r}), so nobody knows which shards it needs: restore it, or "
-            "remove that folder; nothing was deleted"
+            "remove that folder"
         ) from None
 
 

@@ -149,7 +149,6 @@ def _recovery(
         join_uri(uris.out_uri, CHECKPOINTS_FOLDER),
         "pretrain",
         identity,
-        uris.to_json(),
         every_seconds=60 * config.checkpoint_minutes,
         exporter=exporter,
     )

@@ -62,7 +62,6 @@ class Checkpoints:
         step: str,
         owner: str,
         identity: Mapping[str, Any] | None = None,
-        uris: Mapping[str, str] | None = None,
         exporter: Exporter | None = None,
     ) -> None:
         """Name them.
@@ -74,11 +73,8 @@ class Checkpoints:
                 long notices that it no longer owns the run.
             identity: What makes a run this run, such as its settings; a checkpoint of another
                 identity is refused.
-            uris: What the step reads and writes; the pointer names them, so that a garbage
-                collection keeps what a training that was killed still needs.
             exporter: What is told of saves, failures and fall-backs.
         """
-        self._uris = dict(uris or {})
         self._storage = storage
         self._step = step
         self._owner = owner
@@ -304,9 +300,7 @@ class Checkpoints:
             )
 
     def _move_pointer(self, kept: list[str]) -> None:
-        content = _to_json(
-            {"step": self._step, "kept": kept, "owner": self._owner, "uris": self._uris}
-        )
+        content = _to_json({"step": self._step, "kept": kept, "owner": self._owner})
         for _ in range(_TRIES):
             if self._storage.write_if_unchanged(_POINTER, content, self._pointer):
                 break

@@ -137,7 +137,6 @@ def recovery_of(
     uri: str,
     step: str,
     identity: Mapping[str, Any],
-    uris: Mapping[str, str],
     every_seconds: float,
     exporter: Exporter | None = None,
 ) -> Iterator[Recovery]:
@@ -147,7 +146,6 @@ def recovery_of(
         uri: Where the run's checkpoints lie, or will.
         step: The step, as lines to the user name it.
         identity: Settings and data that make the run this run.
-        uris: What the step reads and writes.
         every_seconds: Longest training time that a kill may cost, apart from the save itself.
         exporter: What is told of saves, failures and fall-backs.
 
@@ -160,7 +158,7 @@ def recovery_of(
     claim = RunClaim(storage, _CLAIM, step, run=run) if distributed.is_main() else None
     _take(claim)
     exporter = exporter or Exporter()
-    checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, uris, exporter)
+    checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, exporter)
     try:
         with noticed_sigterm() as sigterm:
             recovery = Recovery(step, checkpoints, claim, sigterm, every_seconds)

@@ -1,0 +1,68 @@
+"""What a step leaves beside its results while it works, so that `gc` keeps what it was given."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sightline.config import StepUris
+from sightline.errors import UserError
+from sightline.storage.artifacts import ARTIFACTS_FILE
+from sightline.storage.base import Storage, StorageUnavailableError, open_storage
+from sightline.storage.local import LocalStorage
+
+_BEGINS = "begun."
+BEGUN_FILE = rf"{_BEGINS}[0-9a-f]{{12}}\.json"
+"""What such a file is named, as a regular expression."""
+
+
+@contextmanager
+def step_begun(step: str, uris: StepUris) -> Iterator[None]:
+    """Say in its `out_uri`, for as long as a step works, what it was given.
+
+    The file goes when the step has succeeded, with those of earlier tries, and when the step
+    refused its input before it stored anything. Otherwise it stays, for the step may go on.
+
+    Raises:
+        UserError: If `out_uri` cannot be written to.
+    """
+    given = uris.to_json()
+    storage = open_storage(given["out_uri"])
+    # Of several processes of a training the first speaks; a finished result needs nothing more.
+    if os.environ.get("RANK", "0") != "0" or storage.exists(ARTIFACTS_FILE):
+        yield
+        return
+    missing = _missing_folders(storage)
+    mark = f"{_BEGINS}{secrets.token_hex(6)}.json"  # its own: another try may be at work too
+    storage.write_bytes(mark, json.dumps({"step": step, "uris": given}).encode())
+    try:
+        yield
+    except UserError:
+        with _no_matter():
+            if all(entry.key == mark for entry in storage.list()):
+                storage.delete(mark)
+                for folder in missing:
+                    folder.rmdir()
+        raise
+    with _no_matter():
+        for entry in list(storage.list(_BEGINS)):
+            storage.delete(entry.key)
+
+
+@contextmanager
+def _no_matter() -> Iterator[None]:
+    """Pass over a failure: a mark that stays keeps a little too much, and for a while."""
+    with contextlib.suppress(UserError, StorageUnavailableError, OSError):
+        yield
+
+
+def _missing_folders(storage: Storage) -> list[Path]:
+    """Return the folders that the first write makes, the deepest first; a bucket has none."""
+    if not isinstance(storage, LocalStorage):
+        return []
+    return [folder for folder in (storage.root, *storage.root.parents) if not folder.exists()]
