@@ -31,9 +31,13 @@ class Obstacle:
 
 
 _PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "RegistryUnavailable")
-_UNMEETABLE = re.compile(
-    r"(\d+) node\(s\) (?:didn't match Pod's node affinity/selector|had untolerated taint)"
+# Kubernetes since 1.34.2 does not name the taints: "had untolerated taint(s)".
+_BARRED = re.compile(
+    r"(\d+) node\(s\) (?:(didn't match Pod's node affinity/selector)|had untolerated taint"
+    r"(?: \{([^:}]*))?)"
 )
+# Those that Kubernetes puts on a node and takes from it by itself: node.kubernetes.io/not-ready, …
+_PASSING_TAINT = re.compile(r"node(\.cloudprovider)?\.kubernetes\.io/")
 
 
 def find_obstacles(
@@ -114,16 +118,27 @@ def _of_pod(pod: Manifest, config: ClusterConfig) -> Iterator[Obstacle]:
 
 def _unschedulable(pod: Manifest, message: str, config: ClusterConfig) -> Obstacle:
     total = re.match(r"0/(\d+) nodes are available", message)
-    unmeetable = sum(int(count) for count in _UNMEETABLE.findall(message))
-    asked = [*config.node_selector, *config.tolerations]
-    if total and unmeetable >= int(total[1]) > 0 and not config.wait_for_nodes:
-        selector = ", ".join(config.node_selector) or "none"
-        return Obstacle(
-            f"no node suits the job (cluster.node_selector: {selector}; cluster.tolerations: "
-            f"{', '.join(config.tolerations) or 'none'}): mend them, or set cluster.wait_for_nodes "
-            f"where an autoscaler brings nodes; the scheduler says: {message}",
-            Prospect.LASTS,
+    nodes = int(total[1]) if total else 0
+    barred = lasting = 0
+    for count, by_selector, taint in _BARRED.findall(message.partition("preemption:")[0]):
+        barred += int(count)
+        if by_selector or (taint and not _PASSING_TAINT.match(taint)):
+            lasting += int(count)
+    if nodes and barred >= nodes:
+        suits = (
+            f"no node suits the job (cluster.node_selector: {_listed(config.node_selector)}; "
+            f"cluster.tolerations: {_listed(config.tolerations)})"
         )
+        if lasting >= nodes and not config.wait_for_nodes:
+            return Obstacle(
+                f"{suits}: mend them, or set cluster.wait_for_nodes where an autoscaler brings "
+                f"nodes; the scheduler says: {message}",
+                Prospect.LASTS,
+            )
+        return Obstacle(
+            f"{suits} now, and it waits for one; the scheduler says: {message}", Prospect.PASSES
+        )
+    asked = [*config.node_selector, *config.tolerations]
     needs = f"cpu {config.cpu}, memory {config.memory}" + (
         f", {config.gpus} GPUs" if config.gpus else ""
     )
@@ -131,6 +146,10 @@ def _unschedulable(pod: Manifest, message: str, config: ClusterConfig) -> Obstac
     return Obstacle(
         f"{pod['metadata']['name']} waits for room{where} ({needs}): {message}", Prospect.PASSES
     )
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return ", ".join(texts) or "none"
 
 
 def _of_missing_pods(events: list[Manifest]) -> Iterator[Obstacle]:

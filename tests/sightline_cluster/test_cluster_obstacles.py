@@ -91,6 +91,42 @@ def test_selector_that_no_node_meets_lasts_unless_nodes_may_come():
     assert waiting.prospect is Prospect.PASSES
 
 
+PRESSURE = "had untolerated taint {node.kubernetes.io/disk-pressure: }"
+OTHERS = "had untolerated taint {team: vision}"
+SELECTED = "didn't match Pod's node affinity/selector"
+# Since Kubernetes 1.34.2 the scheduler does not name them.
+UNNAMED = "had untolerated taint(s)"
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "prospect"),
+    [
+        (PRESSURE, PRESSURE, Prospect.PASSES),
+        (PRESSURE, SELECTED, Prospect.PASSES),
+        (PRESSURE.replace("disk-pressure", "not-ready"), OTHERS, Prospect.PASSES),
+        (
+            "had untolerated taint {node.cloudprovider.kubernetes.io/uninitialized: true}",
+            OTHERS,
+            Prospect.PASSES,
+        ),
+        (UNNAMED, SELECTED, Prospect.PASSES),
+        (OTHERS, SELECTED, Prospect.LASTS),
+        (
+            "had untolerated taint {node-role.kubernetes.io/control-plane: }",
+            SELECTED,
+            Prospect.LASTS,
+        ),
+    ],
+)
+def test_taints_that_kubernetes_sets_by_itself_or_does_not_name_are_waited_for(one, two, prospect):
+    message = f"0/3 nodes are available: 1 node(s) {one}, 2 node(s) {two}. preemption: 0/3 nodes"
+    found = obstacle_of([pod(unschedulable=message)], tolerations=("spot",))
+    assert found.prospect is prospect
+    waits = " now, and it waits for one" if prospect is Prospect.PASSES else ": mend them"
+    told = f"no node suits the job (cluster.node_selector: none; cluster.tolerations: spot){waits}"
+    assert found.text.startswith(told)
+
+
 def test_full_nodes_pass_though_some_would_never_do():
     found = obstacle_of([pod(unschedulable=FULL)], cpu="4")
     assert found.prospect is Prospect.PASSES
