@@ -5,20 +5,50 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from sightline.config import StepConfig
 
+
+def _written(pattern: str, needed: str) -> AfterValidator:
+    """Return a check that a text is written as Kubernetes reads it, with what it should be."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"needs {needed}, got {text!r}")
+        return text
+
+    return AfterValidator(check)
+
+
 # Quantities as Kubernetes writes them, of processors and of bytes; none of zero.
-Processors = Annotated[str, Field(pattern=r"^(0\.0*)?[1-9][0-9]*(\.[0-9]+)?m?$")]
-Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(\.[0-9]+)?(k|Ki|[MGTPE]i?)?$")]
-Name = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$")]
-Pairs = tuple[Annotated[str, Field(pattern=r"^[^=\s]+=[^=\s:]*$")], ...]
-Tolerations = tuple[
-    Annotated[
-        str, Field(pattern=r"^[^=:\s]+(=[^=:\s]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")
-    ],
-    ...,
+Processors = Annotated[
+    str,
+    _written(
+        r"(?=[0-9.]*[1-9])([0-9]{1,9}(\.[0-9]{1,3})?|[0-9]{1,9}m)",
+        "processors, such as 2, 0.5 or 500m",
+    ),
+]
+Quantity = Annotated[
+    str,
+    _written(
+        r"(?=[0-9.]*[1-9])[0-9]{1,18}(\.[0-9]{1,9})?(k|Ki|[MGTPE]i?)?",
+        "bytes, such as 8Gi, 1.5G or 512Mi",
+    ),
+]
+Name = Annotated[
+    str,
+    _written(
+        r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?", "a name of lower-case letters, digits, - and ."
+    ),
+]
+Pair = Annotated[str, _written(r"[^=\s]+=[^=\s:]*", "name=value")]
+Toleration = Annotated[
+    str,
+    _written(
+        r"[^=:\s]+(=[^=:\s]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?",
+        "key[=value][:effect] with effect NoSchedule, PreferNoSchedule or NoExecute",
+    ),
 ]
 
 
@@ -76,10 +106,10 @@ class ClusterConfig(StepConfig):
     """Size limit of /tmp, the only place that a worker may write to; a worker that exceeds it is
     evicted. Step detect copies its images there: less than its `max_local_gib` is refused."""
 
-    node_selector: Pairs = ()
+    node_selector: tuple[Pair, ...] = ()
     """Labels that a node must have, each as name=value."""
 
-    tolerations: Tolerations = ()
+    tolerations: tuple[Toleration, ...] = ()
     """Taints of nodes to accept, each as key[=value][:effect]."""
 
     queue: Name = ""

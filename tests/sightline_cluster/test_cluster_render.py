@@ -306,12 +306,13 @@ def test_folder_that_no_pod_sees_is_refused():
 def test_wrong_settings_are_refused_before_a_cluster_is_asked():
     with pytest.raises(SettingsError, match="cpus is unknown, did you mean cpu"):
         ClusterConfig.from_values({"cpus": 1})
-    for name, value in {
-        "memory": "8 gigs",
-        "node_selector": "gpu",
-        "tolerations": "a:Never",
-    }.items():
-        with pytest.raises(SettingsError, match=name):
+    for name, value, told in (
+        ("node_selector", "gpu", r"node_selector.0: needs name=value, got 'gpu'"),
+        ("tolerations", "a:Never", r"tolerations.0: needs key\[=value\]\[:effect\].*got 'a:Never'"),
+        ("queue", "Vision", r"queue: needs a name of lower-case letters.*got 'Vision'"),
+        ("keep_hours", 0, "keep_hours: "),
+    ):
+        with pytest.raises(SettingsError, match=told):
             ClusterConfig.from_values({name: value})
 
 
@@ -346,23 +347,34 @@ def test_disk_that_a_worker_may_use_is_its_scratch_and_a_log(task, scratch, limi
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("name", "value"),
     [
-        *({"cpu": cpu} for cpu in ("1k", "1Gi", "0")),
-        *({"memory": memory} for memory in ("8ki", "0")),
-        {"keep_hours": 0},
+        # Kubernetes takes no finer share of a processor than 1m.
+        *(
+            ("cpu", cpu)
+            for cpu in ("1k", "1Gi", "0", "0.0", "0m", "0.5.5", "1.5m", "0.0005", "2\n")
+        ),
+        *(("memory", memory) for memory in ("8ki", "0", "0.0Gi", "1..5Gi", "8 gigs", "9" * 5000)),
+        ("shared_memory", "1Gi1Gi"),
+        ("scratch", "-1Gi"),
     ],
 )
-def test_quantities_that_kubernetes_does_not_take_are_refused(values):
-    with pytest.raises(ValueError, match="validation error"):
-        ClusterConfig(**values)
+def test_quantities_that_kubernetes_does_not_take_are_refused_with_an_example(name, value):
+    with pytest.raises(SettingsError, match=f"{name}: needs .*, such as ") as refused:
+        ClusterConfig.from_values({name: value})
+    assert str(refused.value).endswith(f", got {value!r}")
 
 
 @pytest.mark.parametrize(
-    "values", [{"cpu": "0.5"}, {"cpu": "500m"}, {"memory": "8388608Ki"}, {"memory": "1.5Gi"}]
+    ("name", "value"),
+    [
+        *(("cpu", cpu) for cpu in ("0.5", "500m", "1.250", "12")),
+        *(("memory", memory) for memory in ("8388608Ki", "1.5Gi", "0.5Gi", "1E", "64k")),
+    ],
 )
-def test_quantities_of_kubernetes_are_taken(values):
-    ClusterConfig(**values)
+def test_quantities_of_kubernetes_are_taken(task, name, value):
+    container = container_of(render_pytorchjob(task(), ClusterConfig(**{name: value})))
+    assert container["resources"]["requests"][name] == value
 
 
 def test_images_that_may_outgrow_the_scratch_are_refused(task):
