@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -110,6 +112,33 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     """Return the known name that a misspelt one most likely meant."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def check_http_address(text: str, credentials: str) -> str:
+    """Return the address of a server, or "", as it was given.
+
+    Args:
+        text: What the user gave.
+        credentials: What to do about credentials, which an address does not hold.
+
+    Raises:
+        ValueError: If it is none; credentials in it are not repeated.
+    """
+    if "@" in text:
+        raise ValueError(f"an address holds no credentials: {credentials}")
+    if text and not _is_http_address(text):
+        raise ValueError(f"needs an address such as http://minio:9000, got {text!r}")
+    return text
+
+
+def _is_http_address(text: str) -> bool:
+    if re.search(r"\s", text):  # which urlsplit drops
+        return False
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an open bracket, or a port that is no number up to 65535
+        return False
 
 
 def _explain(cls: type[StepConfig], error: ValidationError) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from sightline.config import StepConfig
+from sightline.config import StepConfig, check_http_address
 
 
 def _written(pattern: str, needed: str) -> AfterValidator:
@@ -81,10 +81,10 @@ class ClusterConfig(StepConfig):
     """Name of the secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the service
     account's own identity is used."""
 
-    s3_endpoint_url: str = Field(default="", pattern=r"^(https?://.+)?$")
+    s3_endpoint_url: str = ""
     """Address of the S3 server as pods reach it; empty: the same as here."""
 
-    pushgateway_url: str = Field(default="", pattern=r"^(https?://.+)?$")
+    pushgateway_url: str = ""
     """Pushgateway that receives the outcome of each job; empty: none."""
 
     processes_per_pod: Annotated[int, Field(ge=1, le=64)] = 1
@@ -143,17 +143,12 @@ class ClusterConfig(StepConfig):
     """Delete the job when the launcher is asked to end. Off, the job goes on, and the same command
     follows it again."""
 
-    @field_validator("s3_endpoint_url", "pushgateway_url", mode="before")
+    @field_validator("s3_endpoint_url", "pushgateway_url")
     @classmethod
-    def _refuse_credentials(cls, value: Any, info: ValidationInfo) -> Any:
-        # Before the pattern, whose message would repeat the secret.
-        if isinstance(value, str) and "@" in value:
-            instead = "give them by the secret that cluster.s3_secret names"
-            raise ValueError(
-                "an address holds no credentials: "
-                + (instead if info.field_name == "s3_endpoint_url" else "jobs send none")
-            )
-        return value
+    def _check_address(cls, value: str, info: ValidationInfo) -> str:
+        if info.field_name == "s3_endpoint_url":
+            return check_http_address(value, "give them by the secret that cluster.s3_secret names")
+        return check_http_address(value, "jobs send none")
 
     @field_validator("node_selector", "tolerations", mode="before")
     @classmethod

@@ -377,6 +377,20 @@ def test_quantities_of_kubernetes_are_taken(task, name, value):
     assert container["resources"]["requests"][name] == value
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://[x", "http://", "http://:9000", "http://h:99999", "http://h:0", "http://h:port"),
+        *("ftp://h", "minio:9000", "http://a b", "http://a\n"),
+    ],
+)
+@pytest.mark.parametrize("name", ["s3_endpoint_url", "pushgateway_url"])
+def test_address_that_is_none_is_refused_with_an_example(name, url):
+    with pytest.raises(SettingsError) as refused:
+        ClusterConfig.from_values({name: url})
+    assert f"{name}: needs an address such as http://minio:9000, got {url!r}" in str(refused.value)
+
+
 def test_images_that_may_outgrow_the_scratch_are_refused(task):
     small = ClusterConfig(scratch="32Gi")
     with pytest.raises(UserError, match=r"detect may keep 50 GiB .* cluster.scratch 32Gi.*: lower"):

@@ -254,6 +254,14 @@ def test_credentials_in_the_endpoint_are_refused_and_not_repeated():
     require_one_clear_line(str(caught.value))
 
 
+@pytest.mark.parametrize("url", ["http://[x", "http://:9000", "http://host:99999", "host:9000"])
+def test_endpoint_that_is_no_address_is_refused_with_an_example(url):
+    with pytest.raises(SettingsError) as caught:
+        StorageConfig.from_values({"s3_endpoint_url": url})
+    told = f"s3_endpoint_url: needs an address such as http://minio:9000, got {url!r}"
+    require_one_clear_line(str(caught.value), told)
+
+
 def test_secret_is_in_no_pickle_and_no_text_of_a_storage(s3_bucket, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
     storage = open_storage(s3_bucket)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator
 
-from sightline.config import StepConfig
+from sightline.config import StepConfig, check_http_address
 
 _PREFIX = "SIGHTLINE_"
 
@@ -24,7 +24,7 @@ class StorageConfig(StepConfig):
     flag wins over it.
     """
 
-    s3_endpoint_url: str = Field(default="", pattern=r"^(https?://.+)?$")
+    s3_endpoint_url: str = ""
     """Address of an S3 server that is not AWS, such as `http://minio:9000`; empty: what boto3
     finds (`AWS_ENDPOINT_URL_S3`, its configuration file), else AWS."""
     s3_region: str = ""
@@ -47,16 +47,10 @@ class StorageConfig(StepConfig):
     s3_connections: int = Field(default=32, ge=1, le=1024)
     """How many requests of one process may be under way at once."""
 
-    @field_validator("s3_endpoint_url", mode="before")
+    @field_validator("s3_endpoint_url")
     @classmethod
-    def _refuse_credentials(cls, value: object) -> object:
-        # Before the pattern, whose message would repeat the secret.
-        if isinstance(value, str) and "@" in value:
-            raise ValueError(
-                "an address holds no credentials: give them by AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY"
-            )
-        return value
+    def _check_address(cls, value: str) -> str:
+        return check_http_address(value, "give them by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
