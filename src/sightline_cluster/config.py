@@ -156,3 +156,11 @@ class ClusterConfig(StepConfig):
         if isinstance(value, str):
             return [part for part in re.split(r"[,\s]+", value) if part]
         return value
+
+    @field_validator("node_selector")
+    @classmethod
+    def _name_labels_once(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        names = [pair.partition("=")[0] for pair in pairs]
+        if twice := [pair for pair in pairs if names.count(pair.partition("=")[0]) > 1]:
+            raise ValueError(f"a node has one value of a label, got {', '.join(twice)}: keep one")
+        return pairs

@@ -391,6 +391,11 @@ def test_address_that_is_none_is_refused_with_an_example(name, url):
     assert f"{name}: needs an address such as http://minio:9000, got {url!r}" in str(refused.value)
 
 
+def test_label_that_nodes_would_need_twice_is_refused():
+    with pytest.raises(SettingsError, match=r"node_selector: .* one value .*, got a=1, a=2: keep"):
+        ClusterConfig.from_values({"node_selector": "a=1,b=1,a=2"})
+
+
 def test_images_that_may_outgrow_the_scratch_are_refused(task):
     small = ClusterConfig(scratch="32Gi")
     with pytest.raises(UserError, match=r"detect may keep 50 GiB .* cluster.scratch 32Gi.*: lower"):
