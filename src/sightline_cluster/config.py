@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from sightline.config import StepConfig, check_http_address
 
@@ -88,7 +88,7 @@ class ClusterConfig(StepConfig):
     """Pushgateway that receives the outcome of each job; empty: none."""
 
     processes_per_pod: Annotated[int, Field(ge=1, le=64)] = 1
-    """How many of the `workers` run in one pod; with GPUs, one each."""
+    """How many of the `workers` run in one pod; with GPUs, one each, so no more than `gpus`."""
 
     cpu: Processors = "2"
     """Processors of a pod, requested and limited."""
@@ -164,3 +164,12 @@ class ClusterConfig(StepConfig):
         if twice := [pair for pair in pairs if names.count(pair.partition("=")[0]) > 1]:
             raise ValueError(f"a node has one value of a label, got {', '.join(twice)}: keep one")
         return pairs
+
+    @model_validator(mode="after")
+    def _give_each_process_a_gpu(self) -> Self:
+        if self.gpus and self.processes_per_pod > self.gpus:
+            raise ValueError(
+                f"each process of a pod needs a GPU of its own, got processes_per_pod "
+                f"{self.processes_per_pod} and gpus {self.gpus}: raise gpus, or lower the processes"
+            )
+        return self

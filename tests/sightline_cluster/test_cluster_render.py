@@ -391,6 +391,14 @@ def test_address_that_is_none_is_refused_with_an_example(name, url):
     assert f"{name}: needs an address such as http://minio:9000, got {url!r}" in str(refused.value)
 
 
+def test_processes_of_a_pod_that_would_share_a_gpu_are_refused():
+    words = r"a GPU of its own, got processes_per_pod 4 and gpus 1: raise gpus, or lower the"
+    with pytest.raises(SettingsError, match=words):
+        ClusterConfig.from_values({"gpus": 1, "processes_per_pod": 4})
+    ClusterConfig(gpus=4, processes_per_pod=4)
+    ClusterConfig(gpus=4)  # step detect spreads one process's work on them
+
+
 def test_label_that_nodes_would_need_twice_is_refused():
     with pytest.raises(SettingsError, match=r"node_selector: .* one value .*, got a=1, a=2: keep"):
         ClusterConfig.from_values({"node_selector": "a=1,b=1,a=2"})
