@@ -13,6 +13,7 @@ import ipaddress
 import json
 import math
 import re
+import socket
 import urllib.parse
 from fractions import Fraction
 from typing import Any
@@ -33,6 +34,10 @@ MESSAGE_PATH = "/dev/termination-log"
 METRICS_PORT = 9400
 USER_ID = 10001
 _LOG_MIB = 1024
+# RFC 6761, and what /etc/hosts of the usual systems has beside it; a dot at the end says "whole".
+_OWN_NAME = re.compile(
+    r"(.+\.)?localhost\.?|localhost[46]?(\.localdomain[46]?)?\.?|ip6-(localhost|loopback)\.?"
+)
 _VARIABLES = "SIGHTLINE_"
 _UNITS = {
     **{"": Fraction(1), "m": Fraction(1, 1000)},
@@ -47,8 +52,8 @@ def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
     """Return the manifest of a task's job; the namespace is left to whoever submits it.
 
     Raises:
-        UserError: If the workers cannot be divided among pods, the step's files do not fit, or the
-            store's address is one of this machine alone.
+        UserError: If the workers cannot be divided among pods, the step's files do not fit, or a
+            server's address is one of this machine alone.
     """
     pods = pod_count(task, config)
     labels = labels_of(task)
@@ -209,7 +214,7 @@ def render_pod(task: Task, config: ClusterConfig) -> Manifest:
     """Return a worker's pod, as Pod Security `restricted` admits it.
 
     Raises:
-        UserError: If what the step may keep in its scratch would not fit there, or the store's
+        UserError: If what the step may keep in its scratch would not fit there, or a server's
             address is one of this machine alone.
     """
     _require_scratch(task, config)
@@ -319,7 +324,9 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     storage = dict(task.storage)
     if config.s3_endpoint_url:
         storage["s3_endpoint_url"] = config.s3_endpoint_url
-    _refuse_own_address(str(storage.get("s3_endpoint_url", "")))
+    s3_endpoint_url = str(storage.get("s3_endpoint_url", ""))
+    _refuse_own_address(s3_endpoint_url, "the S3 server", "s3_endpoint_url")
+    _refuse_own_address(config.pushgateway_url, "the Pushgateway", "pushgateway_url")
     variables = {f"{_VARIABLES}{name.upper()}": str(value) for name, value in storage.items()}
     variables[f"{_VARIABLES}METRICS_PORT"] = str(METRICS_PORT)
     # Without it every process takes as many threads as the node has cores.
@@ -329,17 +336,23 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     return sorted(variables.items())
 
 
-def _refuse_own_address(endpoint_url: str) -> None:
-    host = urllib.parse.urlsplit(endpoint_url).hostname or ""
-    is_own = host == "localhost" or host.endswith(".localhost")
+def _refuse_own_address(url: str, server: str, setting: str) -> None:
+    if _is_own_host(urllib.parse.urlsplit(url).hostname or ""):
+        raise UserError(
+            f"pods do not reach {server} at {url}, which names every machine itself: set "
+            f"cluster.{setting} to its address inside the cluster"
+        )
+
+
+def _is_own_host(host: str) -> bool:
+    """Say whether every machine takes a name or an address for its own, as an HTTP client does."""
     with contextlib.suppress(ValueError):  # a name
         address = ipaddress.ip_address(host)
-        is_own = address.is_loopback or address.is_unspecified
-    if is_own:
-        raise UserError(
-            f"pods do not reach the S3 server at {endpoint_url}, which names every machine itself: "
-            "set cluster.s3_endpoint_url to its address inside the cluster"
-        )
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
+    with contextlib.suppress(OSError):  # 127.1 and 2130706433 are 127.0.0.1
+        return _is_own_host(socket.inet_ntoa(socket.inet_aton(host)))
+    return bool(_OWN_NAME.fullmatch(host))
 
 
 def _amount(quantity: str) -> Fraction:

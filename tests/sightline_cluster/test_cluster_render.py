@@ -256,21 +256,33 @@ def test_store_is_reached_as_pods_reach_it_and_keys_come_from_a_secret(task):
     assert "envFrom" not in container_of(render_pytorchjob(task(), ClusterConfig(s3_secret="")))
 
 
-@pytest.mark.parametrize(
-    "host", ["localhost", "s3.localhost", "127.0.0.1", "127.8.8.8", "[::1]", "0.0.0.0", "LOCALHOST"]
-)
-def test_store_at_an_address_of_this_machine_alone_is_refused(task, host):
+OWN_HOSTS = [
+    *("localhost", "s3.localhost", "LOCALHOST", "localhost.", "localhost.localdomain"),
+    *("localhost6", "ip6-localhost", "ip6-loopback"),
+    *("127.0.0.1", "127.8.8.8", "127.1", "2130706433", "0x7f.1", "0.0.0.0", "0"),
+    *("[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"),
+]
+
+
+@pytest.mark.parametrize("host", OWN_HOSTS)
+def test_server_at_an_address_of_this_machine_alone_is_refused(task, host):
     here = f"http://{host}:9000"
-    words = r"pods do not reach .*: set cluster.s3_endpoint_url to its address inside the cluster"
-    with pytest.raises(UserError, match=words):
+    words = r"pods do not reach .*: set cluster.{}_url to its address inside the cluster"
+    s3, pushgateway = words.format("s3_endpoint"), words.format("pushgateway")
+    with pytest.raises(UserError, match=s3):
         render_pytorchjob(task(storage={"s3_endpoint_url": here}), ClusterConfig())
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=s3):
         render_pytorchjob(task(), ClusterConfig(s3_endpoint_url=here))
+    with pytest.raises(UserError, match=pushgateway):
+        render_pytorchjob(task(), ClusterConfig(pushgateway_url=here))
 
 
 @pytest.mark.parametrize("host", ["10.0.0.7", "[fd00::7]", "minio", "localhost.example"])
-def test_store_at_an_address_of_a_network_is_taken(task, host):
-    render_pytorchjob(task(storage={"s3_endpoint_url": f"http://{host}:9000"}), ClusterConfig())
+def test_server_at_an_address_of_a_network_is_taken(task, host):
+    there = f"http://{host}:9000"
+    render_pytorchjob(
+        task(storage={"s3_endpoint_url": there}), ClusterConfig(pushgateway_url=there)
+    )
 
 
 def test_where_a_job_may_run_is_rendered_as_kubernetes_writes_it(task):
