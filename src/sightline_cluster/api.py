@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,13 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-from kubernetes import client as kubernetes_client
-from kubernetes import config as kubernetes_config
-from kubernetes.client.exceptions import ApiException
-from kubernetes.utils.quantity import parse_quantity
 
 from sightline.errors import UserError
 from sightline_cluster.render import API_VERSION, KIND, PLURAL, Manifest
+
+try:
+    from kubernetes import client as kubernetes_client
+    from kubernetes import config as kubernetes_config
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.utils.quantity import parse_quantity
+
+    # KFP brings the first along; this one, which takes its time, is imported to create a job.
+    if importlib.util.find_spec("kubeflow.training") is None:
+        raise ModuleNotFoundError(name="kubeflow.training")
+except ModuleNotFoundError as error:
+    raise UserError(f"{error.name} is not installed: pip install 'sightline[cluster]'") from None
 
 JOB_LABEL = "training.kubeflow.org/job-name"
 CONTAINER = "pytorch"

@@ -41,13 +41,9 @@ def check_tasks(tasks: Iterable[Task], config: ClusterConfig) -> None:
     Raises:
         UserError: If it would not, in the words of `run_task`, or gives no answer.
     """
-    try:
-        from sightline_cluster.api import ApiAwayError, connect
-        from sightline_cluster.pytorchjob import PyTorchJobBackend
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error.name} is not installed: pip install 'sightline[cluster]'"
-        ) from None
+    from sightline_cluster.api import ApiAwayError, connect
+    from sightline_cluster.pytorchjob import PyTorchJobBackend
+
     api = connect(config.namespace)
     try:
         for task in tasks:

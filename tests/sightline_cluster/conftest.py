@@ -1,4 +1,5 @@
 import pytest
+from fake_api import FakeApi
 
 from sightline_cluster.task import make_task
 
@@ -17,3 +18,12 @@ def task():
         return make_task(step, uris, settings, storage or {})
 
     return make
+
+
+@pytest.fixture
+def api(tmp_path, monkeypatch):
+    """Return a stand-in for the API of the cluster that KUBECONFIG names."""
+    fake = FakeApi()
+    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
+    yield fake
+    fake.stop()

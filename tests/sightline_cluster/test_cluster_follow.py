@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from fake_api import JOBS, PODS, QUOTAS, FakeApi
+from fake_api import JOBS, PODS, QUOTAS
 
 from sightline.errors import UserError
 from sightline.storage import open_storage
@@ -26,13 +26,10 @@ FLAGS = ["--dataset-uri", "s3://b/datasets/1", "--out-uri", "s3://b/runs/r/pretr
 
 
 @pytest.fixture
-def api(tmp_path, monkeypatch, s3_bucket):
+def api(api, s3_bucket):
     # In a bucket that is there: a launcher looks into it before it submits.
     FLAGS[1::2] = f"{s3_bucket}/datasets/1", f"{s3_bucket}/runs/r/pretrain"
-    fake = FakeApi()
-    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
-    yield fake
-    fake.stop()
+    return api
 
 
 @pytest.fixture

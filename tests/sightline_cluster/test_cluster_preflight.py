@@ -4,22 +4,14 @@ import os
 import sys
 
 import pytest
-from fake_api import FakeApi
 
 from pipelines.__main__ import main
-from sightline.errors import UserError
 from sightline.storage import open_storage
 from sightline.storage.settings import StorageConfig
+from sightline_cluster.__main__ import main as cluster_main
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.launch import check_tasks
-
-
-@pytest.fixture
-def api(tmp_path, monkeypatch):
-    fake = FakeApi()
-    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
-    yield fake
-    fake.stop()
+from sightline_cluster.pipeline_step import reap_run, run_training_step
 
 
 @pytest.fixture
@@ -94,10 +86,28 @@ def test_jobs_that_the_cluster_takes_are_asked_for_and_not_made(api, task, s3_bu
     assert api.jobs == {}
 
 
-def test_environment_without_the_clusters_client_is_told(task, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sightline_cluster.api", None)
-    with pytest.raises(UserError, match=r"is not installed: pip install 'sightline\[cluster\]'"):
-        check_tasks([task()], ClusterConfig())
+@pytest.mark.parametrize("missing", ["kubernetes", "kubeflow.training"])
+def test_environment_without_the_clusters_client_is_told(run, monkeypatch, capfd, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    for module in ("api", "logs", "pods", "pytorchjob", "quota"):
+        monkeypatch.delitem(sys.modules, f"sightline_cluster.{module}", raising=False)
+    words = f"{missing} is not installed: pip install 'sightline[cluster]'"
+    assert words in run()
+    flags = ["pretrain", "--dataset-uri", "s3://b/d", "--out-uri", "s3://b/r/pretrain"]
+    for command in (["reap", "--all"], ["run", *flags]):
+        assert cluster_main(command) == 2
+        assert capfd.readouterr().err == f"sightline cluster: {words}\n"
+    cluster = {"backend": "pytorchjob"}
+    for end in (
+        lambda: reap_run("s3://b", "r", "", cluster),
+        lambda: run_training_step(
+            "pretrain", "s3://b/runs/r", {"dataset_uri": "s3://b/d"}, {}, {}, {}, cluster
+        ),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            end()
+        assert ended.value.code == 2
+        assert words in capfd.readouterr().err
 
 
 def test_queue_that_nothing_keeps_is_told_before_anything_is_made(api, run, task):
