@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import urllib3
+import yaml
 
 from sightline.errors import UserError
 from sightline_cluster.render import API_VERSION, KIND, PLURAL, Manifest
@@ -233,26 +235,34 @@ def connect(namespace: str = "") -> Api:
     """Return the API of the cluster that this process runs in, or that KUBECONFIG names.
 
     Raises:
-        UserError: If neither is there.
+        UserError: If neither is there, or KUBECONFIG cannot be read.
     """
     configuration = kubernetes_client.Configuration()
-    own_pod = ""
+    own_pod, path = "", os.environ.get("KUBECONFIG")
     try:
-        if "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG"):
+        if "KUBERNETES_SERVICE_HOST" in os.environ and not path:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
             own = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
             if namespace in ("", own):  # owners in other namespaces do not count
                 own_pod = os.environ.get("KFP_POD_NAME") or os.uname().nodename
         else:
             # Named, because the client reads the variable only once, when it is imported.
-            path = os.environ.get("KUBECONFIG")
             kubernetes_config.load_kube_config(path, client_configuration=configuration)
             _, context = kubernetes_config.list_kube_config_contexts(path)
-            own = context["context"].get("namespace", _DEFAULT_NAMESPACE)
+            own = context["context"].get("namespace") or _DEFAULT_NAMESPACE
+            if not re.fullmatch("[-a-z0-9]{1,63}", own):
+                raise ValueError(f"namespace {own!r} of context {context['name']} is no name")
     except (kubernetes_config.ConfigException, OSError) as error:
         raise UserError(
             f"a cluster is needed, and none is known here ({error}): set KUBECONFIG to a readable "
             "file, or run inside a pod with a service account's token"
+        ) from None
+    # What is wrong with a file reaches us as whatever its reading stumbles over.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"kubeconfig {path or '~/.kube/config'} cannot be read ({what}): mend it, or set "
+            "KUBECONFIG to another"
         ) from None
     # Ours to try again, with words: the client's own three tries are silent.
     configuration.retries = urllib3.Retry(total=0)
