@@ -116,9 +116,7 @@ class Api:
 
     def pods(self, job: str) -> tuple[list[Manifest], str]:
         """Return a job's pods, and the version that a watch goes on from."""
-        answer = self._ask(
-            self._others, "GET", self._core("pods"), [("labelSelector", f"{JOB_LABEL}={job}")]
-        )
+        answer = self._list(self._core("pods"), [("labelSelector", f"{JOB_LABEL}={job}")])
         return answer["items"], answer["metadata"]["resourceVersion"]
 
     def watch_pods(self, job: str, version: str, seconds: int) -> Iterator[Manifest]:
@@ -170,6 +168,54 @@ class Api:
         except (NoSuchJobError, UserError):
             return []
 
+    def explain(self, error: Exception) -> Exception:
+        """Return the API's refusal as what it means here."""
+        if not isinstance(error, ApiException) or not error.status:
+            if "CERTIFICATE" in str(error):  # of OpenSSL's own reasons; others may pass
+                return RefusedError(
+                    f"{self.configuration.host} has a certificate that is not accepted "
+                    f"({_first_line(error)}): mend certificate-authority in the kubeconfig"
+                )
+            return ApiAwayError(f"the cluster's API gives no answer ({_first_line(error)})")
+        told = _message(error)
+        if error.status in _PASSING:
+            return ApiAwayError(f"the cluster's API answers {error.status}: {told}")
+        if error.status == 401:
+            return RefusedError(
+                f"the cluster does not accept who we are (401): renew the login; it says: {told}"
+            )
+        if not _is_kubernetes(error):
+            return self._is_no_kubernetes(f"{error.status}, {told}")
+        if error.status == 403 and "exceeded quota" in told:
+            return UserError(
+                f"namespace {self.namespace} has no room for another job: delete finished ones, "
+                f"which stay for cluster.keep_hours, or raise the quota; it says: {told}"
+            )
+        if error.status == 403:
+            return RefusedError(
+                f"{told}: bind the role sightline-launcher of k8s/base to whoever that is, in "
+                f"namespace {self.namespace}"
+            )
+        if error.status == 404 and f'namespaces "{self.namespace}" not found' in told:
+            return UserError(
+                f"there is no namespace {self.namespace}: kubectl apply -k k8s/overlays/dev makes "
+                "it"
+            )
+        if error.status == 404 and ("404 page" in told or "could not find the requested" in told):
+            return UserError(
+                f"the cluster knows no {KIND} ({API_VERSION}): install Kubeflow's Training "
+                "Operator 1.9 (docs/cluster.md)"
+            )
+        if error.status == 404:
+            return NoSuchJobError(told)
+        return UserError(f"the cluster refuses the job ({error.status}): {told}")
+
+    def _is_no_kubernetes(self, answer: str) -> RefusedError:
+        return RefusedError(
+            f"{self.configuration.host} is no Kubernetes API, it answers otherwise ({answer}): set "
+            "KUBECONFIG to a cluster's"
+        )
+
     def _jobs(self, *name: str) -> str:
         return "/".join([f"/apis/{API_VERSION}/namespaces", self.namespace, PLURAL, *name])
 
@@ -177,7 +223,13 @@ class Api:
         return "/".join(["/api/v1/namespaces", self.namespace, *parts])
 
     def _items(self, path: str, query: list[tuple[str, str]]) -> list[Manifest]:
-        return list(self._ask(self._others, "GET", path, query)["items"])
+        return list(self._list(path, query)["items"])
+
+    def _list(self, path: str, query: list[tuple[str, str]]) -> Manifest:
+        answer: Manifest = self._ask(self._others, "GET", path, query)
+        if not isinstance(answer.get("items"), list):
+            raise self._is_no_kubernetes("without a list")
+        return answer
 
     def _ask(
         self,
@@ -189,7 +241,7 @@ class Api:
     ) -> Any:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
-            return client.call_api(
+            answer = client.call_api(
                 path,
                 method,
                 query_params=query or [],
@@ -201,7 +253,12 @@ class Api:
                 _request_timeout=_TIMEOUT,
             )
         except (ApiException, urllib3.exceptions.HTTPError) as error:
-            raise explain(error, self.namespace) from None
+            raise self.explain(error) from None
+        except UnicodeDecodeError as error:
+            raise self._is_no_kubernetes(str(error)) from None
+        if not isinstance(answer, dict):
+            raise self._is_no_kubernetes(_first_line(answer))
+        return answer
 
     def _stream(
         self, path: str, query: list[tuple[str, str]], read_seconds: float | None
@@ -225,7 +282,7 @@ class Api:
             if partial:
                 yield partial
         except (ApiException, urllib3.exceptions.HTTPError) as error:
-            raise explain(error, self.namespace) from None
+            raise self.explain(error) from None
         finally:
             client.rest_client.pool_manager.clear()
             client.close()
@@ -274,39 +331,12 @@ def amount(quantity: str) -> Fraction:
     return Fraction(parse_quantity(quantity))
 
 
-def explain(error: Exception, namespace: str) -> Exception:
-    """Return an API's refusal as what it means here."""
-    if not isinstance(error, ApiException) or not error.status:
-        return ApiAwayError(f"the cluster's API gives no answer ({_first_line(error)})")
-    told = _message(error)
-    if error.status in _PASSING:
-        return ApiAwayError(f"the cluster's API answers {error.status}: {told}")
-    if error.status == 401:
-        return RefusedError(
-            f"the cluster does not accept who we are (401): renew the login; it says: {told}"
-        )
-    if error.status == 403 and "exceeded quota" in told:
-        return UserError(
-            f"namespace {namespace} has no room for another job: delete finished ones, which stay "
-            f"for cluster.keep_hours, or raise the quota; it says: {told}"
-        )
-    if error.status == 403:
-        return RefusedError(
-            f"{told}: bind the role sightline-launcher of k8s/base to whoever that is, in "
-            f"namespace {namespace}"
-        )
-    if error.status == 404 and f'namespaces "{namespace}" not found' in told:
-        return UserError(
-            f"there is no namespace {namespace}: kubectl apply -k k8s/overlays/dev makes it"
-        )
-    if error.status == 404 and ("404 page" in told or "could not find the requested" in told):
-        return UserError(
-            f"the cluster knows no {KIND} ({API_VERSION}): install Kubeflow's Training Operator "
-            "1.9 (docs/cluster.md)"
-        )
-    if error.status == 404:
-        return NoSuchJobError(told)
-    return UserError(f"the cluster refuses the job ({error.status}): {told}")
+def _is_kubernetes(error: ApiException) -> bool:
+    """Say whether a refusal is written as Kubernetes writes them."""
+    try:
+        return "message" in json.loads(error.body)
+    except (TypeError, ValueError):
+        return "404 page not found" in str(error.body)
 
 
 def _message(error: ApiException) -> str:

@@ -25,7 +25,6 @@ from sightline_cluster.api import (
     NoSuchJobError,
     RefusedError,
     connect,
-    explain,
 )
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.launch import PIPELINE_PROCESS
@@ -467,7 +466,7 @@ def _create(api: Api, manifest: Manifest) -> None:
         if getattr(cause, "status", None) == 409:
             raise _ExistsError from None
         # Causes are typed as BaseException; the client raises nothing but Exceptions.
-        raise explain(cause, api.namespace) from None  # type: ignore[arg-type]
+        raise api.explain(cause) from None  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager

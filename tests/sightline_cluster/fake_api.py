@@ -17,7 +17,7 @@ QUOTAS = "/api/v1/namespaces/team/resourcequotas"
 
 
 class FakeApi:
-    """One namespace `team` with at most one job."""
+    """One namespace `team`; the methods that speak of the job want it to hold one."""
 
     def __init__(self):
         self.requests = []
@@ -31,7 +31,8 @@ class FakeApi:
         self.events = []
         self.quotas = []
         self.refuse = None
-        """A function of method and path that returns (status, message), or None."""
+        """A function of method and path that returns (status, message), or None; bytes for a
+        message are an answer as another server than an API gives it."""
         self.admit = lambda job: None
         """What a webhook of the cluster does to a job that is created."""
         self.changed = threading.Condition()
@@ -127,7 +128,9 @@ class FakeApi:
         is_dry = "dryRun=All" in query
         self.requests.append(("dry run" if is_dry else method, path))
         refused = self.refuse and self.refuse(method, path)
-        if refused:
+        if refused and isinstance(refused[1], bytes):
+            _send_bytes(handler, *refused)
+        elif refused:
             _send(handler, refused[0], {"kind": "Status", "message": refused[1]})
         elif path == JOBS and method == "POST":
             self.admit(body)

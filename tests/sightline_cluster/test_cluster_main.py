@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import urllib3
 
+from sightline.errors import UserError
 from sightline_cluster.__main__ import main
 from sightline_cluster.api import connect
 
@@ -66,3 +68,12 @@ def require_kubeconfig_told(capsys):
 def test_empty_namespace_of_a_kubeconfig_is_as_good_as_none(api, tmp_path, namespace):
     change_kubeconfig(api, tmp_path, "context", {"namespace": namespace})
     assert connect().namespace == "sightline"
+
+
+def test_certificate_that_is_not_accepted_is_told_at_once(api):
+    # As urllib3 and the client hand it on; OpenSSL names the reason in capitals.
+    reason = "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
+    error = urllib3.exceptions.MaxRetryError(None, "/", urllib3.exceptions.SSLError(reason))
+    told = connect().explain(error)
+    assert isinstance(told, UserError)
+    assert str(told).startswith(f"{api.url} has a certificate that is not accepted (")

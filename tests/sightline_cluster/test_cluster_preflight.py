@@ -110,6 +110,25 @@ def test_environment_without_the_clusters_client_is_told(run, monkeypatch, capfd
         assert words in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("status", "answer", "told"),
+    [
+        (404, b"<!DOCTYPE html>\n<title>Not here</title>", "(404, <!DOCTYPE html>)"),
+        (403, b"<html>", "(403, <html>)"),
+        (200, b"<html>", "(<html>)"),
+        (200, b"[]", "([])"),
+        (200, b"\xff", "('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"),
+        (200, b"{}", "(without a list)"),
+    ],
+)
+def test_server_that_is_no_kubernetes_is_told_by_its_address(api, run, capfd, status, answer, told):
+    api.refuse = lambda *_: (status, answer)
+    words = f"{api.url} is no Kubernetes API, it answers otherwise {told}: set KUBECONFIG to a"
+    assert words in run()
+    assert cluster_main(["reap", "--all"]) == 2
+    assert capfd.readouterr().err.startswith(f"sightline cluster: {words}")
+
+
 def test_queue_that_nothing_keeps_is_told_before_anything_is_made(api, run, task):
     assert "nothing here keeps a job in cluster.queue vision" in run(
         "--set", "cluster.queue=vision"
