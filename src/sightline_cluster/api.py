@@ -41,6 +41,10 @@ class ApiAwayError(Exception):
     """The API gave no answer, or one that another try may change."""
 
 
+class WebhookAwayError(ApiAwayError):
+    """The API has to ask a webhook of an operator first, and that gives no answer."""
+
+
 class RefusedError(UserError):
     """The API does not let us do this."""
 
@@ -178,6 +182,8 @@ class Api:
                 )
             return ApiAwayError(f"the cluster's API gives no answer ({_first_line(error)})")
         told = _message(error)
+        if webhook := re.search(r'failed calling webhook "([^"]+)"', told):
+            return _explain_webhook(webhook[1], told)
         if error.status in _PASSING:
             return ApiAwayError(f"the cluster's API answers {error.status}: {told}")
         if error.status == 401:
@@ -329,6 +335,17 @@ def connect(namespace: str = "") -> Api:
 def amount(quantity: str) -> Fraction:
     """Return the number that a quantity of Kubernetes, such as 500m or 8Gi, stands for."""
     return Fraction(parse_quantity(quantity))
+
+
+def _explain_webhook(name: str, told: str) -> WebhookAwayError:
+    service = re.search(r"https?://([-a-z0-9]+)\.([-a-z0-9]+)\.svc\b", told)
+    whose = f" of service {service[1]} in namespace {service[2]}" if service else ""
+    where = f" -n {service[2]}" if service else " -A"
+    return WebhookAwayError(
+        f"the cluster's API cannot ask admission webhook {name}{whose} about the job: see that the "
+        f"operator it belongs to, such as Kubeflow's Training Operator or Kueue, runs (kubectl get "
+        f"pods{where}); the API says: {told}"
+    )
 
 
 def _is_kubernetes(error: ApiException) -> bool:

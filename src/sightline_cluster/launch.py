@@ -41,12 +41,14 @@ def check_tasks(tasks: Iterable[Task], config: ClusterConfig) -> None:
     Raises:
         UserError: If it would not, in the words of `run_task`, or gives no answer.
     """
-    from sightline_cluster.api import ApiAwayError, connect
+    from sightline_cluster.api import ApiAwayError, WebhookAwayError, connect
     from sightline_cluster.pytorchjob import PyTorchJobBackend
 
     api = connect(config.namespace)
     try:
         for task in tasks:
             PyTorchJobBackend(task, config, api).check()
+    except WebhookAwayError as error:
+        raise UserError(str(error)) from None
     except ApiAwayError as error:
         raise UserError(f"{error}: start that cluster, or set KUBECONFIG to another's") from None

@@ -110,6 +110,23 @@ def test_environment_without_the_clusters_client_is_told(run, monkeypatch, capfd
         assert words in capfd.readouterr().err
 
 
+DOWN = (
+    'Internal error occurred: failed calling webhook "validator.pytorchjob.training-operator'
+    '.kubeflow.org": failed to call webhook: Post "https://training-operator.kubeflow.svc:443/'
+    'validate-kubeflow-org-v1-pytorchjob?timeout=10s": dial tcp 10.96.3.1:443: connect: connection '
+    "refused"
+)
+
+
+def test_webhook_that_is_down_is_told_with_its_operator_and_not_as_the_cluster(api, run):
+    refuse_jobs(api, 500, DOWN)
+    told = run()
+    assert "webhook validator.pytorchjob.training-operator.kubeflow.org of service " in told
+    assert "of service training-operator in namespace kubeflow" in told
+    assert "Kubeflow's Training Operator or Kueue, runs (kubectl get pods -n kubeflow)" in told
+    assert "start that cluster" not in told
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "told"),
     [
