@@ -18,7 +18,7 @@ from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import StorageConfig, use_storage_settings
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.render import RUN_LABEL, render_pytorchjob
-from sightline_cluster.task import STEPS, Task, label_value, make_task
+from sightline_cluster.task import STEPS, Task, label_value, make_task, one_spelling
 
 _DONE, _FAILURE, _USER_ERROR = 0, 1, 2
 _TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h
@@ -30,8 +30,9 @@ _HELP = """usage: sightline-cluster COMMAND
          `sightline STEP`; started again, it follows the job that runs already.
   render [--cluster JSON|FILE] [--set NAME=VALUE …] STEP FLAGS…
          Print the job's manifest as YAML; nothing is asked of a cluster.
-  reap   --run-id NAME | --all  [--namespace NAME]
-         Delete every job that a run, or all runs, left behind, and wait until it is gone.
+  reap   --run-id NAME | --all  [--out s3://…] [--namespace NAME]
+         Delete every job that a run, or all runs, left behind, and wait until it is gone; with
+         --out only those whose results go below it. Needed where several runs have that name.
 
 STEP is pretrain, finetune or detect. The cluster's settings: docs/settings.md"""
 
@@ -93,21 +94,31 @@ def _render(argv: Sequence[str]) -> int:
 
 def _reap(argv: Sequence[str]) -> int:
     from sightline_cluster.api import ApiAwayError, connect
-    from sightline_cluster.pytorchjob import JobFailedError, reap
+    from sightline_cluster.pytorchjob import JobFailedError, reap, runs_of
 
     parser = _Parser(prog="sightline-cluster reap", allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run-id")
     which.add_argument("--all", action="store_true")
+    parser.add_argument("--out")
     parser.add_argument("--namespace", default="")
     given = parser.parse_args(argv)
     if given.run_id is not None and not given.run_id.strip():
         parser.error("argument --run-id: needs a run's id, got an empty one; --all takes all runs")
+    below = one_spelling(given.out or "")
+    if given.out is not None and not below.startswith("s3://"):
+        parser.error(f"argument --out: jobs' results go to s3://… only, got {given.out!r}")
     selector = "app.kubernetes.io/managed-by=sightline-cluster"
     if given.run_id is not None:
         selector += f",{RUN_LABEL}={label_value(given.run_id)}"
+    api = connect(given.namespace)
     try:
-        names = reap(connect(given.namespace), selector)
+        if given.run_id is not None and not below and len(runs := runs_of(api, selector)) > 1:
+            parser.error(
+                f"several runs are called {given.run_id}, in {' and in '.join(runs)}: give --out, "
+                "below which the one lies whose jobs are to go"
+            )
+        names = reap(api, selector, below)
     except (ApiAwayError, JobFailedError) as error:
         complain("cluster", error)
         return _TRY_LATER if isinstance(error, ApiAwayError) else _FAILURE

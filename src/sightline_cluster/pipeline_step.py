@@ -84,7 +84,7 @@ def reap_run(out: str, run_id: str, job_id: str, cluster: Mapping[str, Any]) -> 
 
         selector = f"{RUN_LABEL}={label_value(run.rpartition('/')[2])}"
         try:
-            names = reap(connect(config.namespace), selector, f"{run}/", only_running=True)
+            names = reap(connect(config.namespace), selector, run, only_running=True)
         except (ApiAwayError, JobFailedError) as error:
             complain("reap", error)
             raise SystemExit(EXIT_FAILURE) from None

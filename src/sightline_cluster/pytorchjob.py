@@ -37,6 +37,7 @@ from sightline_cluster.render import (
     PLURAL,
     RESTARTS_ANNOTATION,
     SPEC_ANNOTATION,
+    STEP_LABEL,
     Manifest,
     differences,
     render_pytorchjob,
@@ -583,7 +584,8 @@ def reap(
     Args:
         api: The cluster.
         selector: What their labels say.
-        below: Only jobs whose results go below this address, since two runs may share a name.
+        below: Only jobs whose results go to this address or below it, since two runs may share a
+            name.
         only_running: Leave finished jobs for inspection.
         wait_seconds: How long pods may take to end.
 
@@ -595,7 +597,7 @@ def reap(
         return [
             job["metadata"]["name"]
             for job in api.jobs(selector)
-            if job["metadata"].get("annotations", {}).get(OUT_ANNOTATION, "").startswith(below)
+            if f"{_out_uri(job)}/".startswith(f"{below}/" if below else "")
             and not (only_running and (condition(job, "Succeeded") or condition(job, "Failed")))
         ]
 
@@ -608,3 +610,17 @@ def reap(
     if left:
         raise JobFailedError(f"still there after {wait_seconds:.0f} s: {PLURAL} {', '.join(left)}")
     return names
+
+
+def runs_of(api: Api, selector: str) -> list[str]:
+    """Return where the runs lie whose jobs' labels match: the folders of their steps' results."""
+    return sorted(
+        {
+            _out_uri(job).removesuffix(f"/{job['metadata']['labels'][STEP_LABEL]}")
+            for job in api.jobs(selector)
+        }
+    )
+
+
+def _out_uri(job: Manifest) -> str:
+    return str(job["metadata"].get("annotations", {}).get(OUT_ANNOTATION, ""))

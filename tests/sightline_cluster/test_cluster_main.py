@@ -1,4 +1,4 @@
-"""The command `sightline-cluster`: what it refuses before it asks a cluster."""
+"""The command `sightline-cluster`: what it refuses before it asks a cluster, and what it reaps."""
 
 import json
 
@@ -8,13 +8,57 @@ import urllib3
 from sightline.errors import UserError
 from sightline_cluster.__main__ import main
 from sightline_cluster.api import connect
+from sightline_cluster.config import ClusterConfig
+from sightline_cluster.render import OUT_ANNOTATION, render_pytorchjob
 
 
-@pytest.mark.parametrize("name", ["", " "])
-def test_an_empty_run_id_is_refused_and_does_not_mean_all_runs(name, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--run-id", ""], "--all takes all runs"),
+        (["--run-id", " "], "--all takes all runs"),
+        (["--all", "--out", ""], "--out: jobs' results go to s3://… only, got ''"),
+        (["--run-id", "r", "--out", "/home/me"], "s3://… only, got '/home/me'"),
+    ],
+)
+def test_what_might_mean_too_many_runs_is_refused(given, told, capsys, monkeypatch):
     monkeypatch.setattr("sightline_cluster.api.connect", lambda _: pytest.fail("asked a cluster"))
-    assert main(["reap", "--run-id", name]) == 2
-    assert "--all takes all runs" in capsys.readouterr().err
+    assert main(["reap", *given]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def jobs(api, task):
+    """Return a function that gives the addresses of results that jobs go to; at first of 5."""
+    for bucket in ("s3://a", "s3://b"):
+        for step in ("pretrain", "finetune"):
+            job = render_pytorchjob(task(step, bucket=bucket), ClusterConfig())
+            api.jobs[job["metadata"]["name"]] = job
+    job = render_pytorchjob(task(bucket="s3://b", run="first-of-more/runs/first"), ClusterConfig())
+    api.jobs[job["metadata"]["name"]] = job
+    return lambda: [job["metadata"]["annotations"][OUT_ANNOTATION] for job in api.jobs.values()]
+
+
+def test_name_of_several_runs_is_refused_until_it_is_said_which(jobs, capsys):
+    assert main(["reap", "--run-id", "first"]) == 2
+    assert (
+        "several runs are called first, in s3://a/runs/first and in s3://b/runs/first and in "
+        "s3://b/runs/first-of-more/runs/first: give --out" in capsys.readouterr().err
+    )
+    assert len(jobs()) == 5
+    assert main(["reap", "--run-id", "first", "--out", "s3://a/"]) == 0
+    assert all(uri.startswith("s3://b/") for uri in jobs())
+    assert main(["reap", "--run-id", "first", "--out", "s3://b/runs/first"]) == 0
+    assert jobs() == ["s3://b/runs/first-of-more/runs/first/pretrain"]
+    assert main(["reap", "--run-id", "first"]) == 0
+    assert jobs() == []
+
+
+def test_all_runs_may_be_those_below_an_address(jobs):
+    assert main(["reap", "--all", "--out", "s3://b/runs/first/pretrain"]) == 0
+    assert len(jobs()) == 4
+    assert main(["reap", "--all"]) == 0
+    assert jobs() == []
 
 
 @pytest.mark.parametrize(
