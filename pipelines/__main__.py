@@ -14,7 +14,7 @@ from sightline.cli import TRY_LATER
 from sightline.config import nearest_name, read_values
 from sightline.errors import SettingsError, UserError
 from sightline.storage import StorageUnavailableError
-from sightline.telemetry import format_duration
+from sightline.telemetry import format_duration, print_line
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -91,7 +91,7 @@ def _compile(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     plan = _plan(*_run_parser().parse(argv))
-    print(plan.describe(), flush=True)
+    print_line(plan.describe())
     from pipelines.local_run import StepFailedError, run_locally
     from pipelines.outcome import describe_outcome
 

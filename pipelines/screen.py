@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from sightline.telemetry import format_duration
+from sightline.telemetry import format_duration, print_line
 
 _EXECUTOR_NOTE = re.compile(r"\[KFP Executor \S+ \S+ (DEBUG|INFO)\]: ")
 _RUNNER_INDENT = "    "
@@ -50,8 +50,7 @@ class Screen(io.TextIOBase):
 
     def say(self, line: str) -> None:
         """Show a line of our own."""
-        self._terminal.write(line + "\n")
-        self._terminal.flush()
+        print_line(line, self._terminal)
 
     def _show(self, raw: str) -> None:
         if raw and set(raw) == {"-"}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -73,9 +72,3 @@ class PodLog:
             if found := _COMPLAINT.match(told):
                 self.complaint = found[1]
             self._say(f"{self._pod} | {told}")
-
-
-def print_line(line: str) -> None:
-    """Print a line at once, whole, from whichever thread."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

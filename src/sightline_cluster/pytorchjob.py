@@ -18,7 +18,7 @@ from typing import Any
 from sightline.errors import UserError
 from sightline.storage import NotFoundError, fetch_artifacts, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE, read_json
-from sightline.telemetry import announce
+from sightline.telemetry import announce, print_line
 from sightline_cluster.api import (
     Api,
     ApiAwayError,
@@ -28,7 +28,7 @@ from sightline_cluster.api import (
 )
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.launch import PIPELINE_PROCESS
-from sightline_cluster.logs import PodLog, print_line
+from sightline_cluster.logs import PodLog
 from sightline_cluster.obstacles import Prospect, condition, find_obstacles
 from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
 from sightline_cluster.quota import what_never_fits

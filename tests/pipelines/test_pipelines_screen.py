@@ -1,5 +1,6 @@
 import io
 import logging
+import os
 
 import pytest
 
@@ -81,3 +82,13 @@ def test_failure_of_the_reaper_is_its_own(run):
     assert log.step == "reap"
     assert screen.last_lines == ["sightline reap: the cluster's API gives no answer"]
     assert terminal.getvalue().splitlines()[-1] == "pretrain: done in 0 s"
+
+
+def test_run_goes_on_where_nobody_reads_its_screen(capfd):
+    receiving, sending = os.pipe()
+    with os.fdopen(sending, "w") as terminal:
+        screen = Screen(terminal)
+        os.close(receiving)  # as head does
+        screen.write("one\ntwo\n")
+    assert capfd.readouterr().err.count("nobody gets this output any more (Broken pipe)") == 1
+    assert screen.last_lines == ["one", "two"]

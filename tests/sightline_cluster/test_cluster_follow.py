@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from fake_api import JOBS, PODS, QUOTAS
@@ -179,6 +180,12 @@ def test_another_task_under_the_same_name_is_refused_in_words(api, backend):
     backend(epochs=1).submit()
     with pytest.raises(UserError, match=r"another task \(epochs 1 there, 2 here\): kubectl delete"):
         backend(epochs=2).submit()
+
+
+def fail(api, code, message):
+    """Let the only job fail by its worker's end."""
+    api.set_pod("one", {"terminated": {"exitCode": code, "reason": "Error", "message": message}})
+    api.set_condition("Failed", "job is failing because Worker replica(s) failed.")
 
 
 def test_failed_job_of_an_earlier_launcher_is_replaced(api, backend):
@@ -506,6 +513,30 @@ def test_closed_terminal_and_its_keyboard_delete_the_job(api, number):
         launcher.send_signal(number)
         assert launcher.wait(timeout=30) == 128 + number
     assert api.jobs == {}
+
+
+@pytest.mark.parametrize("output", ["pipe", "pipe of both", "full disk"])
+def test_launcher_whose_output_nobody_gets_follows_its_job_to_its_end(api, output):
+    stderr = subprocess.STDOUT if output == "pipe of both" else subprocess.PIPE
+    with Path("/dev/full").open("w") as full:
+        stdout = full if output == "full disk" else subprocess.PIPE
+        run = subprocess.Popen([*RUN, "pretrain", *FLAGS], stdout=stdout, stderr=stderr, text=True)
+    with run:
+        if run.stdout:
+            assert "submitted job" in run.stdout.readline()
+            run.stdout.close()  # as head does
+        _follows(api)
+        api.logs["job-worker-0"] = ["epoch 1", "epoch 2"]
+        api.set_pod("one", {"running": {}})
+        api.wait_for("GET", f"{PODS}/job-worker-0/log")
+        fail(api, 2, "pretrain: no images there")
+        told = run.stderr.read() if run.stderr else ""
+        assert run.wait(timeout=30) == 2
+    assert "DELETE" not in {method for method, _ in api.requests}
+    if run.stderr:
+        assert told.count("nobody gets this output any more") == 1
+        assert told.endswith("ended with exit code 2: no images there\n")
+        assert told.count("\n") == 2
 
 
 def test_launcher_under_nohup_goes_on_when_its_terminal_is_closed(api):

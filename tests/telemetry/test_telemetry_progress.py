@@ -1,4 +1,8 @@
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +153,35 @@ def test_a_narrow_terminal_shortens_the_bar_and_cuts_the_last_numbers(clock, mon
     assert last == "pretrain: epoch 1 ━━━━━━ 3/3, about 0 s left\nloss 3.178, rank 14\n"
     (_, last) = show_steps(monkeypatch, clock, 16)
     assert last == "pretrain: epoch\nloss 3.178, ran\n"
+
+
+CHATTER = """
+import sys
+from sightline.telemetry import announce
+
+sys.stdin.readline()
+announce("step", "one")
+announce("step", "two")
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_work_goes_on_where_nobody_gets_its_lines_and_says_so_once(is_full):
+    receiving, sending = os.pipe()
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", CHATTER]
+        stdout = full if is_full else sending
+        pipe = subprocess.PIPE
+        chatter = subprocess.Popen(command, stdin=pipe, stdout=stdout, stderr=pipe, text=True)
+    os.close(sending)
+    os.close(receiving)  # as head does
+    _, told = chatter.communicate("\n", timeout=60)
+    assert chatter.returncode == 3
+    why = "No space left on device" if is_full else "Broken pipe"
+    assert told == f"sightline: nobody gets this output any more ({why}); the work goes on\n"
+
+
+def test_line_for_a_stdout_that_was_never_there_is_dropped(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    announce("step", "one")

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
 _LOG_SECONDS = 10.0
 _BAR_CELLS = 30
+_printing = threading.RLock()  # a stream may print on another
 
 
 def announce(step: str, text: str) -> None:
     """Print one line of a step's story, in the place of a bar if one is shown."""
     if sys.stderr.isatty():
         print("\r\x1b[J", end="", file=sys.stderr, flush=True)
-    print(f"{step}: {text}", flush=True)
+    print_line(f"{step}: {text}")
+
+
+def print_line(line: str, stream: TextIO | None = None) -> None:
+    """Print a line at once, whole, from whichever thread.
+
+    The work goes on where nobody gets its lines any more, as after `| head` or on a full disk: it
+    may be days of training, or a job that would be left to itself.
+
+    Args:
+        line: What to print, without its end.
+        stream: Where to; by default stdout.
+    """
+    stream = stream or sys.stdout
+    if not stream:  # it was closed before Python began
+        return
+    with _printing:
+        try:
+            # Not by print(), which KFP puts one of its own in the place of.
+            stream.write(f"{line}\n")
+            stream.flush()
+        except OSError as error:
+            _go_on_unheard(stream, error)
+
+
+def _go_on_unheard(stream: TextIO, error: OSError) -> None:
+    # What is in its buffer goes nowhere, too; Python would meet the same once more at its end.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    try:
+        told = f"sightline: nobody gets this output any more ({error.strerror}); the work goes on"
+        print(told, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(nowhere, sys.stderr.fileno())
+    os.close(nowhere)
 
 
 def count(number: int, noun: str) -> str:
