@@ -33,6 +33,7 @@ from sightline_cluster.obstacles import Prospect, condition, find_obstacles
 from sightline_cluster.pods import Ending, Pods, has_started, quietly_patch
 from sightline_cluster.quota import what_never_fits
 from sightline_cluster.render import (
+    FAILURE_ANNOTATION,
     OUT_ANNOTATION,
     PLURAL,
     RESTARTS_ANNOTATION,
@@ -212,6 +213,7 @@ class PyTorchJobBackend:
             self._say(f"waiting until the deleted job {self._name} is gone")
             self._wait_until_gone()
             return False
+        annotations = metadata.get("annotations", {})
         has_failed = condition(found, "Failed")
         other = ""
         if not self._has_our_spec(found):
@@ -222,21 +224,27 @@ class PyTorchJobBackend:
                 f"({other}): kubectl delete pytorchjob {self._name} -n {self._api.namespace}, or "
                 "choose another run id"
             )
-        why = "failed before" if has_failed else ""
-        if other:  # nothing runs there: a mistake was mended
+        why = ""
+        if has_failed and other:  # nothing runs there: a mistake was mended
             why = f"failed before, with another task ({other})"
+        elif has_failed and FAILURE_ANNOTATION in annotations:
+            # Whoever comes after a launcher told it may have mended what no setting shows.
+            why = f"failed before ({annotations[FAILURE_ANNOTATION]})"
         # A worker whose store is not ours refuses to begin where its result is already.
-        if condition(found, "Succeeded") and not self._has_result():
+        elif condition(found, "Succeeded") and not self._has_result():
             why = f"succeeded before, and its result is no longer in {self._task.out_uri}"
         if why:
             self._say(f"job {self._name} has {why}; starting it anew")
             self._api.delete(self._name, wait_for_pods=True)
             self._wait_until_gone()
             return False
-        self._say(f"found job {self._name} of an earlier launcher, and follow it")
+        follows = "and follow it"
+        if has_failed:
+            follows = "which failed with no launcher there to tell it: the same command, after "
+            follows += "this one, starts it anew"
+        self._say(f"found job {self._name} of an earlier launcher, {follows}")
         self._was_found = self._is_ours = True
-        told = metadata["annotations"].get(RESTARTS_ANNOTATION, 0)
-        self._restarts = self._earlier_restarts = int(told)
+        self._restarts = self._earlier_restarts = int(annotations.get(RESTARTS_ANNOTATION, 0))
         return True
 
     def _has_our_spec(self, found: Manifest) -> bool:
@@ -383,23 +391,34 @@ class PyTorchJobBackend:
         quietly_patch(self._api, self._name, {RESTARTS_ANNOTATION: str(restarts)})
 
     def _failure(self, failed: Manifest) -> Exception:
-        """Return why a job failed: the word of the worker whose end was final."""
-        deadline = time.monotonic() + _LAST_WORDS_SECONDS
-        final = None
-        while final is None and time.monotonic() < deadline:
-            final = self._last_ending(
-                lambda e: e.code is not None and 0 < e.code < _FROM_HERE_ON_STARTED_AGAIN
-            )
-            if "deadline" in failed.get("message", ""):
-                break
-            self._pods.wait(0.5)
+        """Return why a job failed: the word of the worker whose end was final.
+
+        It is written on the job, where the same command finds that it was told.
+        """
+        final = self._final_ending(failed)
+        self._follow_new_logs()
         self._finish_logs()
         if final is None:
             last = self._last_ending(lambda ending: ending.code != 0)
             words = f"; {self._words(last)}" if last else ""
-            return JobFailedError(f"job {self._name} failed: {failed.get('message', '')}{words}")
-        words = self._words(final)
-        return UserError(words) if final.code == _USER_ERROR else JobFailedError(words)
+            words = f"job {self._name} failed: {failed.get('message', '')}{words}"
+        else:
+            words = self._words(final)
+        quietly_patch(self._api, self._name, {FAILURE_ANNOTATION: words})
+        if final is not None and final.code == _USER_ERROR:
+            return UserError(words)
+        return JobFailedError(words)
+
+    def _final_ending(self, failed: Manifest) -> Ending | None:
+        def is_final(ending: Ending) -> bool:
+            return ending.code is not None and 0 < ending.code < _FROM_HERE_ON_STARTED_AGAIN
+
+        deadline = time.monotonic() + _LAST_WORDS_SECONDS
+        while not (final := self._last_ending(is_final)):
+            if "deadline" in failed.get("message", "") or time.monotonic() >= deadline:
+                break
+            self._pods.wait(0.5)
+        return final
 
     def _last_ending(self, suits: Any) -> Ending | None:
         return next((e for e in reversed(self._pods.endings().values()) if suits(e)), None)

@@ -30,6 +30,7 @@ STEP_LABEL = "sightline.dev/step"
 OUT_ANNOTATION = "sightline.dev/out-uri"
 SPEC_ANNOTATION = "sightline.dev/spec-sha256"
 RESTARTS_ANNOTATION = "sightline.dev/restarts"
+FAILURE_ANNOTATION = "sightline.dev/failure"
 MESSAGE_PATH = "/dev/termination-log"
 METRICS_PORT = 9400
 USER_ID = 10001

@@ -18,7 +18,7 @@ from sightline_cluster.api import Api, connect
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.pipeline_step import reap_run
 from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, cancelled_with_us, reap
-from sightline_cluster.render import RESTARTS_ANNOTATION
+from sightline_cluster.render import FAILURE_ANNOTATION, RESTARTS_ANNOTATION
 from sightline_cluster.task import make_task
 
 IN_CLUSTER = "http://s3.example:9000"
@@ -188,12 +188,51 @@ def fail(api, code, message):
     api.set_condition("Failed", "job is failing because Worker replica(s) failed.")
 
 
-def test_failed_job_of_an_earlier_launcher_is_replaced(api, backend):
+@pytest.mark.parametrize(("code", "kind"), [(2, UserError), (1, JobFailedError)])
+def test_failure_that_no_launcher_told_is_told_before_anything_is_started_anew(
+    api, backend, code, kind, capfd
+):
     backend().submit()
-    api.set_condition("Failed")
+    fail(api, code, "pretrain: no images there")
+    api.logs["job-worker-0"] = ["epoch 1"]
+    again = backend()
+    again.submit()
+    words = f"job-worker-0 ended with exit code {code}: no images there"
+    with pytest.raises(kind, match=words):
+        again.follow()
+    told = capfd.readouterr().out
+    assert "which failed with no launcher there to tell it" in told
+    assert "job-worker-0 | epoch 1" in told
+    (job,) = api.jobs.values()
+    assert job["metadata"]["annotations"][FAILURE_ANNOTATION] == words
+    backend().submit()
+    assert f"has failed before ({words}); starting it anew" in capfd.readouterr().out
+    (job,) = api.jobs.values()
+    assert "status" not in job
+    assert FAILURE_ANNOTATION not in job["metadata"]["annotations"]
+
+
+def test_deadline_that_passed_with_no_launcher_there_is_told_first(api, backend):
+    backend().submit()
+    api.set_condition("Failed", "it was active longer than specified deadline")
+    again = backend()
+    again.submit()
+    with pytest.raises(JobFailedError, match="failed: it was active longer than specified dead"):
+        again.follow()
     backend().submit()
     (job,) = api.jobs.values()
     assert "status" not in job
+
+
+def test_failure_that_could_not_be_noted_is_told_again(api, backend):
+    backend().submit()
+    fail(api, 2, "pretrain: no images there")
+    api.refuse = lambda method, _: (503, "not now") if method == "PATCH" else None
+    for _ in range(2):
+        again = backend()
+        again.submit()
+        with pytest.raises(UserError, match="no images there"):
+            again.follow()
 
 
 def test_failed_job_of_another_task_is_replaced_and_told_so(api, backend, capfd):
