@@ -19,6 +19,7 @@ from fractions import Fraction
 from typing import Any
 
 from sightline import __version__
+from sightline.cli import show_value
 from sightline.errors import UserError
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.images import DETECT, TRAIN, image_of
@@ -29,12 +30,18 @@ RUN_LABEL = "sightline.dev/run-id"
 STEP_LABEL = "sightline.dev/step"
 OUT_ANNOTATION = "sightline.dev/out-uri"
 SPEC_ANNOTATION = "sightline.dev/spec-sha256"
+SETTINGS_ANNOTATION = "sightline.dev/settings"
 RESTARTS_ANNOTATION = "sightline.dev/restarts"
 FAILURE_ANNOTATION = "sightline.dev/failure"
 MESSAGE_PATH = "/dev/termination-log"
 METRICS_PORT = 9400
 USER_ID = 10001
 _LOG_MIB = 1024
+# The launcher's own, and those that `_settings` names by what became of them.
+_NOT_THE_JOBS = {
+    *("backend", "namespace", "restarts", "startup_seconds", "wait_for_nodes", "api_minutes"),
+    *("cancel_on_sigterm", "train_image", "detect_image", "s3_endpoint_url"),
+}
 # RFC 6761, and what /etc/hosts of the usual systems has beside it; a dot at the end says "whole".
 _OWN_NAME = re.compile(
     r"(.+\.)?localhost\.?|localhost[46]?(\.localdomain[46]?)?\.?|ip6-(localhost|loopback)\.?"
@@ -98,7 +105,10 @@ def render_pytorchjob(task: Task, config: ClusterConfig) -> Manifest:
             "maxReplicas": pods,
             "maxRestarts": 0,
         }
-    manifest["metadata"]["annotations"][SPEC_ANNOTATION] = spec_hash(manifest)
+    manifest["metadata"]["annotations"] |= {
+        SPEC_ANNOTATION: spec_hash(manifest),
+        SETTINGS_ANNOTATION: json.dumps(_settings(task, config), sort_keys=True),
+    }
     return manifest
 
 
@@ -136,66 +146,30 @@ def spec_hash(manifest: Manifest) -> str:
 def differences(found: Manifest, wanted: Manifest) -> list[str]:
     """Return the settings that two jobs of one step were given differently; none, if unknown."""
     try:
-        seen, asked = (_told(manifest) for manifest in (found, wanted))
-    except (KeyError, IndexError):
+        seen, asked = (
+            json.loads(manifest["metadata"]["annotations"][SETTINGS_ANNOTATION])
+            for manifest in (found, wanted)
+        )
+    except (KeyError, ValueError):
         return []  # not of this program's making
     names = sorted(name for name in {*seen, *asked} if seen.get(name) != asked.get(name))
     return [
-        f"{name} {seen.get(name, 'none')} there, {asked.get(name, 'none')} here" for name in names
+        f"{name} {show_value(seen.get(name))} there, {show_value(asked.get(name))} here"
+        for name in names
     ]
 
 
-def _told(manifest: Manifest) -> dict[str, Any]:
-    """Return what a job was asked for by the names of its settings; what is empty is left out."""
-    labels, policy = manifest["metadata"]["labels"], manifest["spec"]["runPolicy"]
-    worker = manifest["spec"]["pytorchReplicaSpecs"]["Worker"]
-    pod = worker["template"]["spec"]
-    container = pod["containers"][0]
-    limits = dict(container["resources"]["limits"])
-    volumes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]}
-    variables = {entry["name"]: entry["value"] for entry in container["env"]}
-    taints = [
-        "".join(
-            (
-                entry["key"],
-                f"={entry['value']}" if "value" in entry else "",
-                f":{entry['effect']}" if "effect" in entry else "",
-            )
-        )
-        for entry in pod.get("tolerations", [])
-    ]
-    told = {
-        "sightline": labels["app.kubernetes.io/version"],
-        "queue": labels.get("kueue.x-k8s.io/queue-name"),
-        "deadline_hours": f"{policy['activeDeadlineSeconds'] / 3600:g}",
-        "keep_hours": f"{policy['ttlSecondsAfterFinished'] / 3600:g}",
-        "pods": worker["replicas"],
-        "processes_per_pod": manifest["spec"]["nprocPerNode"],
-        "image": container["image"],
-        "image_pull_policy": container["imagePullPolicy"],
-        "image_pull_secret": ",".join(entry["name"] for entry in pod.get("imagePullSecrets", [])),
-        "service_account": pod["serviceAccountName"],
-        "s3_secret": ",".join(e["secretRef"]["name"] for e in container.get("envFrom", [])),
-        "gpus": limits.get("nvidia.com/gpu"),
-        "cpu": limits["cpu"],
-        "memory": limits["memory"],
-        "scratch": volumes["scratch"],
-        "shared_memory": volumes["shared-memory"],
-        "node_selector": ",".join(f"{k}={v}" for k, v in pod.get("nodeSelector", {}).items()),
-        "tolerations": ",".join(taints),
+def _settings(task: Task, config: ClusterConfig) -> dict[str, Any]:
+    """Return all that a job is asked for by the names that its user knows."""
+    placed = config.model_dump(mode="json", exclude=_NOT_THE_JOBS)
+    return {
+        "sightline": __version__,
+        **task.uris.to_json(),
+        **task.config.to_json(),
+        **_storage(task, config),
+        "image": _image(task, config),
+        **{f"cluster.{name}": value for name, value in placed.items()},
     }
-    told |= {
-        name.removeprefix(_VARIABLES).lower(): value
-        for name, value in variables.items()
-        if name.startswith(_VARIABLES)
-    }
-    arguments = container["args"]
-    for flag, value in zip(arguments[1::2], arguments[2::2], strict=False):
-        if flag == "--config":
-            told |= json.loads(value)
-        else:
-            told[flag.removeprefix("--").replace("-", "_")] = value
-    return {name: value for name, value in told.items() if value not in (None, "")}
 
 
 def labels_of(task: Task) -> dict[str, str]:
@@ -322,9 +296,7 @@ def _arguments(task: Task) -> list[str]:
 
 
 def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
-    storage = dict(task.storage)
-    if config.s3_endpoint_url:
-        storage["s3_endpoint_url"] = config.s3_endpoint_url
+    storage = _storage(task, config)
     s3_endpoint_url = str(storage.get("s3_endpoint_url", ""))
     _refuse_own_address(s3_endpoint_url, "the S3 server", "s3_endpoint_url")
     _refuse_own_address(config.pushgateway_url, "the Pushgateway", "pushgateway_url")
@@ -335,6 +307,11 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     if config.pushgateway_url:
         variables[f"{_VARIABLES}PUSHGATEWAY_URL"] = config.pushgateway_url
     return sorted(variables.items())
+
+
+def _storage(task: Task, config: ClusterConfig) -> dict[str, Any]:
+    there = {"s3_endpoint_url": config.s3_endpoint_url} if config.s3_endpoint_url else {}
+    return {**task.storage, **there}
 
 
 def _refuse_own_address(url: str, server: str, setting: str) -> None:

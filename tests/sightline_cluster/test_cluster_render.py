@@ -172,7 +172,7 @@ def test_another_setting_is_another_job_and_said_in_words(task):
     two = render_pytorchjob(task(epochs=2), ClusterConfig(memory="4Gi"))
     assert spec_hash(one) != spec_hash(two)
     assert spec_hash(one) == spec_hash(render_pytorchjob(task(epochs=1), ClusterConfig()))
-    assert differences(one, two) == ["epochs 1 there, 2 here", "memory 8Gi there, 4Gi here"]
+    assert differences(one, two) == ["cluster.memory 8Gi there, 4Gi here", "epochs 1 there, 2 here"]
 
 
 OTHERWISE = {
@@ -207,11 +207,19 @@ def test_every_setting_that_makes_another_job_is_named(task):
         other = render_pytorchjob(task(workers=2), ClusterConfig(**{name: value}))
         assert spec_hash(other) != spec_hash(usual)
         said = [text.split()[0] for text in differences(usual, other)]
-        expected = {"train_image": ["image"], "processes_per_pod": ["pods", name]}
-        assert said == expected.get(name, [name])
+        expected = {"train_image": "image", "s3_endpoint_url": name}
+        assert said == [expected.get(name, f"cluster.{name}")]
     storage = {"s3_region": "eu-central-1"}
     other = render_pytorchjob(task(workers=2, storage=storage), ClusterConfig())
     assert differences(usual, other) == ["s3_region none there, eu-central-1 here"]
+
+
+def test_setting_of_the_cluster_is_named_although_the_step_has_a_namesake(task):
+    usual, other = (
+        render_pytorchjob(task("finetune"), ClusterConfig(scratch=scratch))
+        for scratch in ("64Gi", "65Gi")
+    )
+    assert differences(usual, other) == ["cluster.scratch 64Gi there, 65Gi here"]
 
 
 def test_what_only_the_launcher_does_changes_no_job(task):
