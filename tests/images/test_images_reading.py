@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import random
 import struct
@@ -15,8 +16,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from png_files import png_of
 
-from sightline.images import ImageError, decode_as_stored, decode_image, read_file, reading
-from sightline.images.headers import is_bare_jpeg
+from sightline.images import ImageError, decode_as_stored, decode_image, read_file
+from sightline.images.headers import JpegHeader, read_jpeg_header
 
 CORNERS = np.array([[0, 80, 160], [240, 40, 120]], dtype=np.uint8)
 
@@ -92,13 +93,18 @@ def test_bare_jpeg_is_read_as_it_is_with_pillows_look_at_its_header(mode, option
         for value in (0, 0xFF, 0xE1, 0xEE, 0xC3, draw.randrange(256)):
             each.append(picture[:place] + bytes([value]) + picture[place + 1 :])
     for content in each:
-        bare += is_bare_jpeg(content)
+        bare += is_bare(content)
         with monkeypatch.context() as patch:
-            patch.setattr(reading, "is_bare_jpeg", lambda _content: False)
+            patch.setattr(JpegHeader, "is_bare", False)
             slow = read_or_refuse(content)
         assert read_or_refuse(content) == slow
-    assert is_bare_jpeg(picture)
+    assert is_bare(picture)
     assert len(each) / 10 < bare < len(each)
+
+
+def is_bare(content):
+    header = read_jpeg_header(content)
+    return header is not None and header.is_bare
 
 
 def read_or_refuse(content):
@@ -162,6 +168,45 @@ def test_image_without_any_finite_value_is_rejected_with_the_reason():
 def test_constant_16_bit_image_is_black_and_not_a_division_by_zero():
     values = np.full((8, 8), 700, dtype=np.uint16)
     assert (read(save(Image.fromarray(values))).pixels == 0).all()
+
+
+# Of libjpeg-turbo's own encoder: 4 x 4 pixels of 0, 15, 30, ... without loss, and 8 x 8 of 200.
+LOSSLESS_JPEG = (
+    "/9j/wwALCAAEAAQBAREA/8QAFgABAQEAAAAAAAAAAAAAAAAABAYI/9oACAEBAAEAAM/ve+8e994977x73//Z"
+)
+ARITHMETIC_JPEG = (
+    "/9j/2wBDAAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQH/"
+    "yQALCAAIAAgBAREA/8wABgAQEAX/2gAIAQEAAD8A0ufgIP/Z"
+)
+
+
+@pytest.mark.parametrize(
+    ("coded", "expected"),
+    [
+        (LOSSLESS_JPEG, np.arange(0, 240, 15).reshape(4, 4)),
+        (ARITHMETIC_JPEG, np.full((8, 8), 200)),
+    ],
+)
+def test_rarely_coded_jpeg_is_read_and_stored_as_one_that_everybody_reads(coded, expected):
+    checked = read(base64.b64decode(coded))
+    np.testing.assert_array_equal(checked.pixels, np.repeat(expected[:, :, None], 3, axis=2))
+    assert not checked.is_plain
+
+
+@pytest.mark.parametrize(
+    ("marker", "bits", "kind"),
+    [
+        (0xC1, 12, "JPEG of 12 bits a value"),
+        (0xC3, 16, "JPEG of 16 bits a value"),
+        (0xC5, 8, "hierarchical JPEG"),
+        (0xF7, 8, "JPEG-LS"),
+    ],
+)
+def test_jpeg_that_nothing_decodes_is_told_by_its_kind(marker, bits, kind):
+    content = bytearray(save(Image.fromarray(smooth_gray()), "JPEG"))
+    frame = content.index(b"\xff\xc0")
+    content[frame + 1], content[frame + 4] = marker, bits
+    assert refused(bytes(content)) == f"{kind}: save it as PNG"
 
 
 def test_transparent_parts_are_put_on_black():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 import simplejpeg
 
@@ -11,6 +12,10 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 # ITU-T T.81, table B.1: JFIF's own, comments, and what the decoder itself needs.
 _PICTURE_MARKERS = {0xE0, 0xFE, 0xDB, 0xC4, 0xDD}
 _FRAME_MARKERS = {0xC0, 0xC1, 0xC2}
+_HIERARCHICAL_MARKERS = {0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF}
+_JPEG_LS_MARKER = 0xF7
+# C4, C8 and CC lie among those of frames, and are none.
+_ALL_FRAME_MARKERS = {*range(0xC0, 0xD0), _JPEG_LS_MARKER} - {0xC4, 0xC8, 0xCC}
 _SCAN_MARKER = 0xDA
 _RARE_TIFF = "a TIFF, damaged or of a rare kind: save it with 8 or 16 bits, gray or RGB"
 # Group 0002 or 0008, little endian, and an element below 0x0100.
@@ -38,21 +43,65 @@ def read_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def is_bare_jpeg(content: bytes) -> bool:
-    """Tell whether a file is a JPEG of a picture alone: no EXIF, no inks, no second picture."""
+@dataclass(frozen=True)
+class JpegHeader:
+    """What a JPEG tells of itself in front of its first scan: its frame, and every segment."""
+
+    marker: int
+    bits: int
+    height: int
+    width: int
+    channels: int
+    segments: tuple[tuple[int, bytes], ...]
+
+    @property
+    def is_common(self) -> bool:
+        """Whether every reader of JPEG takes it: Huffman coded, lossy, of 8 bits."""
+        return self.marker in _FRAME_MARKERS and self.bits == 8
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is a picture alone: no EXIF, no inks, no second picture."""
+        markers = {marker for marker, _ in self.segments}
+        is_picture = markers <= _PICTURE_MARKERS | {self.marker}
+        return self.is_common and is_picture and self.channels in (1, 3)
+
+    @property
+    def tells_colors(self) -> bool:
+        """Whether a marker of JFIF or Adobe tells which colours are stored."""
+        starts = {(marker, body[:5]) for marker, body in self.segments}
+        return not starts.isdisjoint({(0xE0, b"JFIF\0"), (0xEE, b"Adobe")})
+
+    @property
+    def rare_kind(self) -> str:
+        """What it is where nothing installed decodes it, else empty."""
+        if self.marker == _JPEG_LS_MARKER:
+            return "JPEG-LS"
+        if self.marker in _HIERARCHICAL_MARKERS:
+            return "hierarchical JPEG"
+        return "" if self.bits == 8 else f"JPEG of {self.bits} bits a value"
+
+
+def read_jpeg_header(content: bytes) -> JpegHeader | None:
+    """Return what stands in front of a JPEG's first scan, or None of what is none or not whole."""
     if not content.startswith(JPEG_START):
-        return False
-    place, is_gray_or_rgb = 2, False
-    while content.startswith(b"\xff", place) and place + 10 <= len(content):
+        return None
+    frame, segments, place = None, [], 2
+    while content.startswith(b"\xff", place) and place + 4 <= len(content):
         marker = content[place + 1]
+        if marker == 0xFF:  # fills up
+            place += 1
+            continue
         if marker == _SCAN_MARKER:
-            return is_gray_or_rgb
-        if marker in _FRAME_MARKERS:
-            is_gray_or_rgb = content[place + 4] == 8 and content[place + 9] in (1, 3)
-        elif marker not in _PICTURE_MARKERS:
-            return False
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
-    return False
+            return JpegHeader(*frame, tuple(segments)) if frame else None
+        size = int.from_bytes(content[place + 2 : place + 4], "big")
+        body = content[place + 4 : place + 2 + size]
+        segments.append((marker, body))
+        if marker in _ALL_FRAME_MARKERS and len(body) > 5:
+            bits, height, width, channels = struct.unpack_from(">BHHB", body)
+            frame = marker, bits, height, width, channels
+        place += 2 + size
+    return None
 
 
 def is_dicom(content: bytes) -> bool:

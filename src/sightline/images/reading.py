@@ -24,7 +24,13 @@ from sightline.images.checked import (
     refuse_size,
 )
 from sightline.images.deep import DeepImage, rawmode_of, read_deep
-from sightline.images.headers import JPEG_START, describe_start, is_bare_jpeg, is_dicom, read_size
+from sightline.images.headers import (
+    JPEG_START,
+    describe_start,
+    is_dicom,
+    read_jpeg_header,
+    read_size,
+)
 from sightline.images.intensities import find_levels, strips, window_percentiles
 from sightline.images.netpbm import check_netpbm, highest_of
 from sightline.images.palette import check_palette, open_with_whole_palette
@@ -111,8 +117,11 @@ def read_file(
 def _read_picture(content: bytes, name: str) -> CheckedImage:
     if size := read_size(content):
         refuse_size(*size)
+    jpeg = read_jpeg_header(content)
+    if jpeg and jpeg.rare_kind:
+        raise ImageError(f"{jpeg.rare_kind}: save it as PNG")
     try:
-        if is_bare_jpeg(content):
+        if jpeg and jpeg.is_bare:
             return _checked(_decode_strictly(content, "RGB"), "JPEG", name)
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             refuse_size(*image.size)
@@ -201,8 +210,12 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
 def _read_jpeg(
     image: Image.Image, content: bytes
 ) -> tuple[NDArray[np.uint8], bool, tuple[str, ...]]:
+    header = read_jpeg_header(content)
+    is_common = header is not None and header.is_common
+    if image.mode == "L" and not is_common:  # libjpeg turns no gray coded without loss into RGB
+        return np.repeat(_decode_strictly(content, "GRAY"), 3, axis=2), False, ()
     if image.mode != "CMYK":
-        return _decode_strictly(content, "RGB"), True, ()
+        return _decode_strictly(content, "RGB"), is_common, ()
     inks = _decode_strictly(content, "CMYK")
     if "adobe" in image.info:
         inks = 255 - inks  # Adobe writes 255 for no ink
@@ -213,7 +226,7 @@ def _read_jpeg(
     )
 
 
-def _decode_strictly(content: bytes, colorspace: Literal["RGB", "CMYK"]) -> NDArray[np.uint8]:
+def _decode_strictly(content: bytes, colorspace: str) -> NDArray[np.uint8]:
     # libjpeg otherwise paints what it lacks gray and only warns.
     pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, colorspace=colorspace, strict=True)
     return pixels
