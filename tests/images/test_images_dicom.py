@@ -493,6 +493,90 @@ def test_colour_jpeg_inside_comes_as_rgb():
     np.testing.assert_allclose(read(content).pixels[8, 8], [250, 20, 20], atol=4)
 
 
+COLOR = np.stack([40 + SMOOTH // 2, 200 - SMOOTH, 60 + SMOOTH], axis=-1).astype(np.uint8)
+IDS = {"by number": (1, 2, 3), "by letter": (82, 71, 66)}
+MARKERS = {
+    "unmarked": b"",
+    "JFIF": b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0",
+    "Adobe RGB": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0",
+    "Adobe YCbCr": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1",
+}
+
+
+def color_jpeg(stored, ids, marker, subsampling=0):
+    """Return a JPEG of RGB or YCbCr, whose components have these names, behind a marker."""
+    content = coded(COLOR, "JPEG", quality=95, keep_rgb=stored == "RGB", subsampling=subsampling)
+    place = content.index(b"\xff\xdb")  # behind what Pillow has marked
+    content = bytearray(content[:2] + MARKERS[marker] + content[place:])
+    frame, scan = content.index(b"\xff\xc0"), content.index(b"\xff\xda")
+    for component, name in enumerate(IDS[ids]):
+        content[frame + 10 + 3 * component] = content[scan + 5 + 2 * component] = name
+    return bytes(content)
+
+
+def color_dicom(frame, interpretation, syntax=JPEGBaseline8Bit):
+    return compressed(COLOR, frame, syntax, **{**RGB, "PhotometricInterpretation": interpretation})
+
+
+@pytest.mark.parametrize("interpretation", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize(
+    ("stored", "ids", "marker", "subsampling"),
+    [
+        ("RGB", "by letter", "unmarked", 0),
+        ("RGB", "by letter", "Adobe RGB", 0),
+        ("RGB", "by number", "Adobe RGB", 0),
+        ("YCbCr", "by number", "JFIF", 0),
+        ("YCbCr", "by number", "Adobe YCbCr", 0),
+        ("YCbCr", "by number", "unmarked", 1),  # RGB is not stored with fewer pixels of a colour
+    ],
+)
+def test_jpeg_that_tells_its_colours_is_read_by_them(
+    stored, ids, marker, subsampling, interpretation
+):
+    # ITU-T T.871 for JFIF, T.872 for Adobe's marker, libjpeg.txt for the letters.
+    frame = color_jpeg(stored, ids, marker, subsampling)
+    pixels = read(color_dicom(frame, interpretation)).pixels
+    assert np.abs(pixels.astype(int) - COLOR).max() <= (12 if subsampling else 8)
+
+
+def test_jpeg_that_tells_no_colours_is_what_the_tags_say_unless_it_speaks_against_it():
+    frame = color_jpeg("YCbCr", "by number", "unmarked")
+    pixels = read(color_dicom(frame, "YBR_FULL")).pixels
+    assert np.abs(pixels.astype(int) - COLOR).max() <= 8
+    assert "RGB by its tags, and YCbCr by its components" in refused(color_dicom(frame, "RGB"))
+
+
+def test_jpeg_of_other_channels_or_bits_than_the_tags_say_is_refused():
+    gray, color = coded(SMOOTH, "JPEG"), coded(COLOR, "JPEG")
+    assert (
+        refused(color_dicom(gray, "RGB")) == "a JPEG of Gray where the tags say 3 samples a pixel"
+    )
+    assert refused(compressed(SMOOTH, color, JPEGBaseline8Bit)) == (
+        "a JPEG of YCbCr where the tags say 1 sample a pixel"
+    )
+    deep = compressed(SMOOTH, gray, JPEGBaseline8Bit, BitsAllocated=16, BitsStored=12)
+    assert refused(deep) == "a JPEG of 8 bits a value where the tags say 12 (BitsStored)"
+    mislabelled = gray.replace(b"\xff\xc0", b"\xff\xf7")
+    assert "JPEG-LS where the tags say JPEG" in refused(
+        compressed(SMOOTH, mislabelled, JPEGBaseline8Bit)
+    )
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_jpeg_2000_of_ybr_is_turned_into_rgb_once(is_turned):
+    # As a stream that turns RGB into YCbCr itself, or holds YCbCr as three plain components.
+    stored = COLOR if is_turned else np.asarray(Image.fromarray(COLOR).convert("YCbCr"))
+    frame = coded(stored, "JPEG2000", no_jp2=True, mct=int(is_turned))
+    tags = ["YBR_RCT", "YBR_ICT", "RGB"] if is_turned else ["YBR_FULL"]
+    for interpretation in tags:
+        content = color_dicom(frame, interpretation, JPEG2000Lossless)
+        assert np.abs(read(content).pixels.astype(int) - COLOR).max() <= 3  # rounded twice
+    if is_turned:
+        for interpretation in ("YBR_FULL", "YBR_FULL_422"):
+            content = color_dicom(frame, interpretation, JPEG2000Lossless)
+            assert f"RGB itself, though its tags say {interpretation}" in refused(content)
+
+
 def test_jpeg_2000_inside_is_read_exactly():
     frame = coded(SMOOTH, "JPEG2000", no_jp2=True)
     np.testing.assert_array_equal(gray_of(compressed(SMOOTH, frame, JPEG2000Lossless)), SMOOTH)

@@ -25,6 +25,7 @@ from sightline.images.checked import (
     name_damage,
     refuse_size,
 )
+from sightline.images.headers import read_jpeg_header
 from sightline.images.intensities import find_levels, share_to_8_bit, window_percentiles
 from sightline.telemetry import count
 
@@ -34,6 +35,8 @@ _MAX_INFLATED_BYTES = 400_000_000
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _JPEG_SYNTAXES = (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
+# Markers of ISO 15444-1, A.2: SOC and SIZ, COD, SOT.
+_J2K_START, _J2K_CODING, _J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x52", b"\xff\x90"
 
 # Values that break their type's rules are common in real files, and harm nothing that is read here.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -87,21 +90,18 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
         raise ImageError("DICOM without pixel data")
     syntax = _transfer_syntax(file)
     decoder = _find_decoder(syntax)
-    if syntax.is_encapsulated:
-        _check_compressed(file, number, syntax)
-    # These coders hold no bits beside the values, so what lies above them is one of the values.
-    is_whole = syntax in _JPEG_SYNTAXES
-    if "PixelData" in file and not is_whole:
+    if syntax in _JPEG_SYNTAXES:
+        _check_compressed(file, number)
+    elif "PixelData" in file:
         _refuse_shifted(file)
         _refuse_more_bits(file, decoder)
     if "PixelData" in file and not syntax.is_encapsulated:
         _refuse_rest(file, number)
     patient = _hash_patient(str(file.get("PatientID") or ""))
     images = []
-    decoded = decoder.iter_array(file, correct_unused_bits=not is_whole)
-    for index, (stored, properties) in enumerate(decoded):
+    for index, (stored, interpretation) in enumerate(_decode(file, number, decoder, syntax)):
         _refuse_beyond(file, stored)
-        color, notes = _to_8_bit(file, index, stored, properties["photometric_interpretation"])
+        color, notes = _to_8_bit(file, index, stored, interpretation)
         if str(file.get("BurnedInAnnotation", "")).upper() == "YES":
             notes = (*notes, "says that it has patient data written into the picture")
         frame = index + 1 if number > 1 else 0
@@ -237,10 +237,11 @@ def _find_decoder(syntax: uid.UID) -> Any:
     return decoder
 
 
-def _check_compressed(file: Any, number: int, syntax: uid.UID) -> None:
-    """Refuse a compressed frame of another size than the tags', or one that is not whole."""
-    if syntax not in _JPEG_SYNTAXES:
-        return  # pydicom checks the length of RLE; JPEG-LS is decoded by what the user installed
+def _check_compressed(file: Any, number: int) -> None:
+    """Refuse a compressed frame of another size than the tags', or of colours that are not clear.
+
+    pydicom checks the length of RLE itself.
+    """
     for frame in encaps.generate_frames(file.PixelData, number_of_frames=number):
         width, height = _frame_size(frame)
         if (width, height) != (file.Columns, file.Rows):
@@ -248,17 +249,75 @@ def _check_compressed(file: Any, number: int, syntax: uid.UID) -> None:
                 f"a frame of {width} x {height} pixels where the tags say "
                 f"{file.Columns} x {file.Rows}"
             )
-        if syntax == uid.JPEGBaseline8Bit:
-            # Strict: libjpeg otherwise paints what it lacks gray and only warns.
-            simplejpeg.decode_jpeg(frame, strict=True)
+        interpretation = str(file.PhotometricInterpretation)
+        if interpretation.startswith("YBR_FULL") and _turns_colors(frame):
+            raise ImageError(
+                f"JPEG 2000 that turns its colours into RGB itself, though its tags say "
+                f"{interpretation}: save it as RGB, or correct the tag (YBR_ICT, YBR_RCT)"
+            )
 
 
 def _frame_size(frame: bytes) -> tuple[int, int]:
+    if header := read_jpeg_header(frame):
+        return header.width, header.height
     try:
-        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+        with Image.open(io.BytesIO(frame), formats=("JPEG2000",)) as image:
             return image.size
     except UnidentifiedImageError:
         raise ImageError("damaged: a compressed frame starts as none") from None
+
+
+def _turns_colors(frame: bytes) -> bool:
+    """Tell whether a JPEG 2000's components are RGB once decoded (ISO 15444-1, A.6.1)."""
+    place = frame.find(_J2K_START)
+    while place >= 0 and (marker := frame[place : place + 2]) not in (b"", _J2K_TILE):
+        if marker == _J2K_CODING:
+            return frame[place + 8] == 1
+        is_start = marker == _J2K_START[:2]
+        place += 2 if is_start else 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+    return False
+
+
+def _decode(
+    file: Any, number: int, decoder: Any, syntax: uid.UID
+) -> Iterator[tuple[NDArray[Any], str]]:
+    """Yield the stored values of each frame, and how they are to be interpreted."""
+    if syntax == uid.JPEGBaseline8Bit or (syntax == uid.JPEGExtended12Bit and file.BitsStored == 8):
+        for frame in encaps.generate_frames(file.PixelData, number_of_frames=number):
+            yield _decode_jpeg(file, frame)
+        return
+    # JPEGs hold no bits beside the values, so what lies above them is one of the values.
+    is_whole = syntax in _JPEG_SYNTAXES
+    for stored, properties in decoder.iter_array(file, correct_unused_bits=not is_whole):
+        yield stored, properties["photometric_interpretation"]
+
+
+def _decode_jpeg(file: Any, frame: bytes) -> tuple[NDArray[Any], str]:
+    """Decode 8 bits a value. Which colours are stored the JPEG tells, or else the tags.
+
+    libjpeg knows it by a marker of JFIF or Adobe, or by components that are named R, G and B, and
+    takes the rest for YCbCr; the tags are often left at RGB. pydicom follows the tags.
+    """
+    tagged, samples = str(file.PhotometricInterpretation), int(file.SamplesPerPixel)
+    header, bits = read_jpeg_header(frame), int(file.BitsStored)
+    if header and header.rare_kind:
+        raise ImageError(f"{header.rare_kind} where the tags say JPEG of 8 bits: correct them")
+    if bits > 8:
+        raise ImageError(f"a JPEG of 8 bits a value where the tags say {bits} (BitsStored)")
+    *_, space, subsampling = simplejpeg.decode_jpeg_header(frame)
+    if {"Gray": 1, "RGB": 3, "YCbCr": 3}.get(space) != samples:
+        raise ImageError(f"a JPEG of {space} where the tags say {count(samples, 'sample')} a pixel")
+    # Strict: libjpeg otherwise paints what it lacks gray and only warns.
+    if space == "Gray":
+        gray = simplejpeg.decode_jpeg(frame, colorspace="GRAY", strict=True)[:, :, 0]
+        return gray.view(np.int8) if file.PixelRepresentation else gray, tagged
+    is_told = space == "RGB" or subsampling != "444" or (header and header.tells_colors)
+    if tagged == "RGB" and not is_told:
+        raise ImageError(
+            "JPEG whose colours are RGB by its tags, and YCbCr by its components: save it anew, "
+            "or correct the tag (YBR_FULL_422)"
+        )
+    return simplejpeg.decode_jpeg(frame, colorspace="RGB", strict=True), "RGB"
 
 
 def _hash_patient(number: str) -> str:
