@@ -207,6 +207,18 @@ def test_padding_of_an_inverted_image_is_black_too():
     assert gray[1, 0] == 255
 
 
+@pytest.mark.parametrize("written", [2048, 2**16 - 2048])
+def test_padding_of_12_signed_bits_written_unsigned_is_found(written):
+    # PS3.3 C.7.5.1.1.2: -2048, as its 12 or 16 bits read without a sign.
+    values = RAMP.copy()
+    values[:5] = -2048
+    data = dicom_set(values, BitsStored=12, **window(0, 2000))
+    data.add_new("PixelPaddingValue", "US", written)
+    image = read(save(data))
+    assert (image.pixels[:5] == 0).all()
+    assert image.notes[-1] == "250 pixels of padding set to black"
+
+
 def test_padding_may_be_a_range_that_ends_at_zero():
     gray = gray_of(dicom(RAMP, PixelPaddingValue=-500, PixelPaddingRangeLimit=0, **window(-700, 1)))
     np.testing.assert_array_equal(

@@ -458,9 +458,12 @@ def _find_padding(file: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
         return None
     limit = file.get("PixelPaddingRangeLimit")
     ends = [int(value), int(value if limit is None else limit)]
-    # Some writers give a negative value as an unsigned one, or the other way round.
+    # Some writers give a negative value as an unsigned one, of 16 bits or of those that are stored,
+    # or the other way round.
     if stored.dtype.kind == "i":
+        half = 2 ** (int(file.BitsStored) - 1)
         ends = [end - 2**16 if end >= 2**15 else end for end in ends]
+        ends = [end - 2 * half if half <= end < 2 * half else end for end in ends]
     else:
         ends = [end + 2**16 if end < 0 else end for end in ends]
     padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
