@@ -143,6 +143,44 @@ def test_table_of_values_of_interest_is_applied_over_12_bits():
     assert gray.tolist() == [[255, 255, 255, 254], [1, 0, 0, 0]]
 
 
+def voi(entries, bits, first=0):
+    table = item(LUTDescriptor=[len(entries), first, bits], LUTData=list(map(int, entries)))
+    table["LUTData"].VR = "US"
+    return table
+
+
+@pytest.mark.parametrize("bits", [8, 10, 16])
+def test_table_of_other_bits_than_it_says_is_shown_up_to_its_highest_entry(bits):
+    entries = np.linspace(0, 4095, 2000).round()  # 12 bits
+    image = read(dicom(DEEP, VOILUTSequence=[voi(entries, bits)]))
+    expected = np.round(entries / 4095 * 255).reshape(DEEP.shape)
+    np.testing.assert_array_equal(image.pixels[:, :, 0], expected)
+    assert f"whose highest entry 4095 is not one of {bits} bits, and shown white" in image.notes[0]
+
+
+def test_table_that_stays_below_its_highest_possible_entry_keeps_its_shades():
+    entries = np.linspace(0, 3000, 2000).round()
+    image = read(dicom(DEEP, VOILUTSequence=[voi(entries, 12)]))
+    assert image.pixels.max() == round(3000 / 4095 * 255)
+
+
+def test_table_with_more_entries_than_it_says_is_refused_and_not_cut():
+    table = voi(np.arange(2000), 12)
+    table.LUTDescriptor = [1000, 0, 12]
+    assert refused(dicom(DEEP, VOILUTSequence=[table])) == (
+        "a table of the tags has 2000 entries where it says 1000"
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_modality_table_means_the_same_whatever_bits_it_says(bits):
+    modality = voi(np.linspace(4095, 0, 2000).round(), bits)
+    modality.ModalityLUTType = "US"
+    content = dicom(DEEP, ModalityLUTSequence=[modality], **window(2048, 4096))
+    expected = linear(np.linspace(4095, 0, 2000).round(), 2048, 4096).reshape(DEEP.shape)
+    np.testing.assert_array_equal(gray_of(content), expected)
+
+
 def test_modality_table_comes_before_the_window():
     # Stored 0, 1, 2, 3 mean 10, 20, 30, 40; shown from 10 (black) to 40 (white).
     modality = item(LUTDescriptor=[4, 0, 16], LUTData=[10, 20, 30, 40], ModalityLUTType="US")

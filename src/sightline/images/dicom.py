@@ -334,13 +334,26 @@ def _to_8_bit(
         return _color_to_8_bit(stored, int(file.BitsStored))
     padding = _find_padding(file, stored)
     gray, notes = _gray_to_8_bit(file, frame, stored, padding)
-    if interpretation == "MONOCHROME1":
+    if inverse := _tell_inverse(file, interpretation):
         gray = 255 - gray
-        notes = (*notes, "MONOCHROME1 inverted")
+        notes = (*notes, f"{inverse} inverted")
     if padding is not None:
         gray[padding] = 0
         notes = (*notes, f"{count(int(padding.sum()), 'pixel')} of padding set to black")
     return np.repeat(gray[:, :, None], 3, axis=2), notes
+
+
+def _tell_inverse(file: Any, interpretation: str) -> str:
+    """Return which tag has the lowest value shown white (PS3.3, C.7.6.3.1.2 and C.11.6)."""
+    shape = str(file.get("PresentationLUTShape") or "").upper()
+    if interpretation == "MONOCHROME1":
+        if shape == "IDENTITY":
+            raise ImageError(
+                "MONOCHROME1, whose lowest value is white, with a PresentationLUTShape of "
+                "IDENTITY, where it is black: correct one of the tags"
+            )
+        return "MONOCHROME1"
+    return "PresentationLUTShape INVERSE" if shape == "INVERSE" else ""
 
 
 def _gray_to_8_bit(
