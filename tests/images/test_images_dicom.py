@@ -191,6 +191,28 @@ def test_modality_table_comes_before_the_window():
     assert gray.tolist() == [[0, 85], [170, 255]]
 
 
+@pytest.mark.parametrize(
+    ("interpretation", "shape", "is_inverse"),
+    [
+        ("MONOCHROME2", "IDENTITY", False),
+        ("MONOCHROME2", "INVERSE", True),
+        ("MONOCHROME1", "INVERSE", True),  # both tell of one and the same turn
+    ],
+)
+def test_gray_is_turned_once_by_either_tag(interpretation, shape, is_inverse):
+    # PS3.3 C.11.6: with INVERSE, what comes out is inverted.
+    tags = {"PhotometricInterpretation": interpretation, "PresentationLUTShape": shape}
+    expected = 255 - BYTES if is_inverse else BYTES
+    image = read(dicom(BYTES, **tags))
+    np.testing.assert_array_equal(image.pixels[:, :, 0], expected)
+    assert any("inverted" in note for note in image.notes) == is_inverse
+
+
+def test_tags_that_tell_both_of_black_and_of_white_are_refused():
+    tags = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}
+    assert "PresentationLUTShape of IDENTITY" in refused(dicom(BYTES, **tags))
+
+
 def test_padding_is_black_and_counts_for_no_percentile():
     values = DEEP.copy() + 1
     values[:10] = 60_000

@@ -394,8 +394,13 @@ def _apply_voi(
 ) -> tuple[NDArray[np.float64] | None, str]:
     """Return 0 for black to 1 for white, beyond both where a window cuts, and the name of it."""
     if table := _first_item(file, "VOILUTSequence"):
-        looked_up, highest = _apply_table(file, table, np.rint(values))
-        return looked_up / highest, "table of the tags (VOI LUT)"
+        looked_up, bits, highest = _apply_table(file, table, np.rint(values))
+        name = "table of the tags (VOI LUT)"
+        if highest.bit_length() == bits:
+            return looked_up / (2**bits - 1), name
+        # Either number may be wrong, but what a table is for is to show the whole range.
+        name = f"{name} whose highest entry {highest} is not one of {bits} bits, and shown white"
+        return looked_up / max(highest, 1), name
     macro = "FrameVOILUTSequence"
     center = _number(file, frame, macro, "WindowCenter")
     width = _number(file, frame, macro, "WindowWidth")
@@ -414,14 +419,16 @@ def _apply_voi(
     return None, ""
 
 
-def _apply_table(file: Any, item: Any, values: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
-    """Look values up in a table of the tags; return the results and the highest one possible."""
+def _apply_table(
+    file: Any, item: Any, values: NDArray[Any]
+) -> tuple[NDArray[np.float64], int, int]:
+    """Look values up in a table of the tags; return also its bits by the tags, and its highest."""
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
     if first >= 2**15 and values.min() < 0:  # without types in the file, it is read as unsigned
         first -= 2**16
     table = _table_entries(file, item.LUTData, entries or 2**16)
     index = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
-    return table[index].astype(np.float64), 2**bits - 1
+    return table[index].astype(np.float64), bits, int(table.max())
 
 
 def _table_entries(file: Any, data: Any, entries: int) -> NDArray[np.uint16]:
@@ -432,8 +439,8 @@ def _table_entries(file: Any, data: Any, entries: int) -> NDArray[np.uint16]:
     else:
         order = "<" if file.original_encoding[1] else ">"
         found = np.frombuffer(data, dtype=f"{order}u2").astype(np.uint16)
-    if len(found) < entries:
-        raise ImageError(f"a table of the tags has {len(found)} of {entries} entries")
+    if not entries <= len(found) <= entries + 1:  # one byte may fill up
+        raise ImageError(f"a table of the tags has {len(found)} entries where it says {entries}")
     return found[:entries]
 
 
