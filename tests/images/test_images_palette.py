@@ -40,7 +40,7 @@ def colors(number):
     return [(10 * n, n, 255 - n) for n in range(number)]
 
 
-@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("palette", [BLACK_AND_WHITE, BLACK_AND_WHITE[::-1], colors(2)])
 def test_bmp_of_two_colours_is_read_whatever_its_bits(bits, palette):
     # As masks are often saved: 8 bits a pixel, and only the colours that occur.
@@ -52,6 +52,34 @@ def test_bmp_of_two_colours_is_read_whatever_its_bits(bits, palette):
 def test_bmp_with_a_palette_of_the_colours_that_occur_is_read(bits):
     indices = INDICES[:, :10]
     assert colors_of(bmp(bits, colors(10), indices)) == colors(10)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_bmp_whose_palette_is_the_lowest_grays_is_as_dark_as_they_are(bits):
+    grays = [(n, n, n) for n in range(2**bits)]
+    indices = np.arange(2**bits, dtype=np.uint8).reshape(2, -1)
+    assert colors_of(bmp(bits, grays, indices)) == grays
+
+
+@pytest.mark.parametrize(
+    "palette", [BLACK_AND_WHITE * 8, colors(16), [(n, n, n) for n in range(16)]]
+)
+def test_bmp_with_the_old_header_is_read(palette):
+    content = bmp(4, palette, INDICES)
+    # BITMAPCOREHEADER: sizes of 16 bits, three bytes a colour.
+    table = b"".join(bytes([blue, green, red]) for red, green, blue in palette)
+    head = struct.pack("<IHHI", 26 + len(table) + 8, 0, 0, 26 + len(table))
+    old = b"BM" + head + struct.pack("<IHHHH", 12, 16, 1, 1, 4) + table + content[-8:]
+    assert colors_of(old) == palette
+
+
+def test_bmp_short_of_rows_and_of_a_kind_that_nobody_reads_is_refused():
+    content = bmp(4, colors(16), INDICES.repeat(2, 0))
+    with pytest.raises(ImageError, match="cut short: 8 of 16 bytes of pixels"):
+        read_file(content[:-8])
+    jpeg_inside = content[:30] + bytes([4]) + content[31:]
+    with pytest.raises(ImageError, match=r"not read \(Unsupported BMP compression \(4\)\)"):
+        read_file(jpeg_inside)
 
 
 @pytest.mark.parametrize("number", [8, 15])

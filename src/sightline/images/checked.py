@@ -53,4 +53,6 @@ def refuse_size(width: int, height: int) -> None:
 def name_damage(error: Exception) -> ImageError:
     """Turn whatever a decoder raised on damaged bytes into a reason of one line."""
     said = str(error).strip().split("\n")[0][:200] or type(error).__name__
+    if said.startswith("Unsupported"):
+        return ImageError(f"of a kind that is not read ({said}): save it in another way")
     return ImageError(f"damaged or cut short: {said}")

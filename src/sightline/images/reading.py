@@ -33,7 +33,7 @@ from sightline.images.headers import (
 )
 from sightline.images.intensities import find_levels, strips, window_percentiles
 from sightline.images.netpbm import check_netpbm, highest_of
-from sightline.images.palette import check_palette, open_with_whole_palette
+from sightline.images.palette import check_palette, with_whole_palette
 from sightline.images.png import check_png, png_depth
 from sightline.images.tiff import check_tiff
 
@@ -123,7 +123,7 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
     try:
         if jpeg and jpeg.is_bare:
             return _checked(_decode_strictly(content, "RGB"), "JPEG", name)
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(with_whole_palette(content)), formats=_FORMATS) as image:
             refuse_size(*image.size)
             _refuse_frames(image, content)
             file_format = "JPEG" if content.startswith(JPEG_START) else str(image.format)
@@ -177,7 +177,6 @@ def _read(image: Image.Image, content: bytes) -> tuple[NDArray[np.uint8], bool, 
         check_netpbm(image, content)
     if isinstance(image, GifImageFile) and image.tile[0].extents != (0, 0, *image.size):
         raise ImageError("GIF whose picture covers a part of its screen: save it as PNG")
-    image = open_with_whole_palette(image, content)
     check_palette(image, content)
     scaled = _scaling_note(image)
     deep = read_deep(image, content)
