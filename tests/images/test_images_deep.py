@@ -191,11 +191,6 @@ def test_signed_16_bit_values_keep_their_order():
     assert read(tiff(values, sample_format=2)).pixels[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_16_bit_colour_plane_by_plane_is_refused_and_not_misread():
-    content = tiff(COLOR, photometric=2, tag284=2)
-    assert refused(content).startswith("16-bit colour stored plane by plane")
-
-
 def test_premultiplied_16_bit_colour_tells_that_it_was_scaled():
     samples = np.array([[[65535, 0, 0, 65535], [0, 32768, 0, 65535]]], dtype=np.uint16)
     image = read(tiff(samples, photometric=2, tag338=1))
@@ -225,11 +220,6 @@ def test_few_spots_on_black_keep_their_shades():
     np.testing.assert_array_equal(image.pixels[7, 5:9, 0], [64, 128, 191, 255])
     assert image.pixels[:7].max() == 0
     assert image.notes == ("16-bit gray, values 0 to 4000 spread over 0 to 255",)
-
-
-def test_tiff_of_a_rare_kind_is_told_apart():
-    doubles = tiff(GRAY.astype(np.float64), sample_format=3)
-    assert "a TIFF, damaged or of a rare kind" in refused(doubles)
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])

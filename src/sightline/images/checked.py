@@ -11,6 +11,7 @@ from sightline.errors import UserError
 
 MAX_MEGAPIXELS = 50
 MAX_SIDE_PX = 10_000
+SEVERAL_FRAMES = "several frames (animated, or several pages): save each as one file"
 
 
 class ImageError(UserError):

@@ -17,7 +17,6 @@ _JPEG_LS_MARKER = 0xF7
 # C4, C8 and CC lie among those of frames, and are none.
 _ALL_FRAME_MARKERS = {*range(0xC0, 0xD0), _JPEG_LS_MARKER} - {0xC4, 0xC8, 0xCC}
 _SCAN_MARKER = 0xDA
-_RARE_TIFF = "a TIFF, damaged or of a rare kind: save it with 8 or 16 bits, gray or RGB"
 # Group 0002 or 0008, little endian, and an element below 0x0100.
 _BARE_DICOM_STARTS = (b"\x02\x00", b"\x08\x00")
 
@@ -118,8 +117,8 @@ def describe_start(content: bytes) -> str:
         b"\x1f\x8b": "a gzip file, such as NIfTI",
         b"version https://git-lfs": "a Git LFS pointer, not the image: run git lfs pull",
         b"<": "a web page or SVG",
-        b"II*\0": _RARE_TIFF,
-        b"MM\0*": _RARE_TIFF,
+        b"II*\0": "a damaged TIFF",
+        b"MM\0*": "a damaged TIFF",
         PNG_START: "a damaged PNG",
         JPEG_START: "a damaged JPEG",
         b"GIF8": "a damaged GIF",

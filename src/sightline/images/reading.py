@@ -18,6 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sightline.images.checked import (
     MAX_MEGAPIXELS,
+    SEVERAL_FRAMES,
     CheckedImage,
     ImageError,
     name_damage,
@@ -35,7 +36,8 @@ from sightline.images.intensities import find_levels, strips, window_percentiles
 from sightline.images.netpbm import check_netpbm, highest_of
 from sightline.images.palette import check_palette, with_whole_palette
 from sightline.images.png import check_png, png_depth
-from sightline.images.tiff import check_tiff
+from sightline.images.tiff import check_tiff, name_kind, read_tags
+from sightline.images.tiff_values import read_deep_tiff
 
 # Nothing else is tried: Pillow's EPS reader, for one, starts another program.
 _FORMATS = ("PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG")
@@ -120,32 +122,41 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
     jpeg = read_jpeg_header(content)
     if jpeg and jpeg.rare_kind:
         raise ImageError(f"{jpeg.rare_kind}: save it as PNG")
+    tags = read_tags(content)
     try:
         if jpeg and jpeg.is_bare:
             return _checked(_decode_strictly(content, "RGB"), "JPEG", name)
-        with Image.open(io.BytesIO(with_whole_palette(content)), formats=_FORMATS) as image:
-            refuse_size(*image.size)
-            _refuse_frames(image, content)
-            file_format = "JPEG" if content.startswith(JPEG_START) else str(image.format)
-            # Pillow turns a TIFF upright while it decodes it and then forgets that, but turns
-            # nothing else; and it decodes a PNG when it is asked for its EXIF.
-            turned = getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION, 1)
-            pixels, is_plain, notes = _read(image, content)
-            is_tiff = file_format == "TIFF"
-            orientation = int(turned if is_tiff else image.getexif().get(_EXIF_ORIENTATION, 1))
+        if tags and (deep := read_deep_tiff(tags, content)):
+            pixels, is_plain, notes = _flatten(deep)
+            file_format, is_upright = "TIFF", False
+            orientation = int(tags.get(_EXIF_ORIENTATION, 1))
+        else:
+            with Image.open(io.BytesIO(with_whole_palette(content)), formats=_FORMATS) as image:
+                refuse_size(*image.size)
+                _refuse_frames(image, content)
+                file_format = "JPEG" if content.startswith(JPEG_START) else str(image.format)
+                # Pillow turns a TIFF upright while it decodes it and then forgets that, but turns
+                # nothing else; and it decodes a PNG when it is asked for its EXIF.
+                is_upright = file_format == "TIFF"
+                turned = getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION, 1)
+                pixels, is_plain, notes = _read(image, content)
+                orientation = int(
+                    turned if is_upright else image.getexif().get(_EXIF_ORIENTATION, 1)
+                )
     except (ImageError, MemoryError):  # too little memory is no fault of the file
         raise
     except Image.DecompressionBombError:
         raise ImageError(f"more than {MAX_MEGAPIXELS} megapixels") from None
     except UnidentifiedImageError:
-        raise ImageError(f"no image that can be read ({describe_start(content)})") from None
+        kind = name_kind(tags) if tags else describe_start(content)
+        raise ImageError(f"no image that can be read ({kind})") from None
     # Pillow's readers raise almost anything on damaged bytes; each means: not readable.
     except Exception as error:
         raise name_damage(error) from None
     if not 0 <= orientation <= 8:
         raise ImageError(f"EXIF orientation {orientation} does not exist")
     if orientation not in (1, 0):
-        pixels = pixels if is_tiff else _turn_upright(pixels, orientation)
+        pixels = pixels if is_upright else _turn_upright(pixels, orientation)
         notes = (*notes, f"turned upright (EXIF orientation {orientation})")
         is_plain = False
     return _checked(pixels, file_format, name, is_plain, notes)
@@ -279,13 +290,7 @@ def _turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uin
 
 def _refuse_frames(image: Image.Image, content: bytes) -> None:
     # A phone's JPEG may carry a preview as a second frame; the first is the picture.
-    if content.startswith(JPEG_START) or not getattr(image, "is_animated", False):
-        return
-    if isinstance(image, TiffImageFile):  # a page may name itself as the next one
-        try:
-            image.seek(1)  # Pillow counts pages in quadratic time
-        except EOFError:
-            return
-        finally:
-            image.seek(0)
-    raise ImageError("several frames (animated, or several pages): save each as one file")
+    if content.startswith(JPEG_START) or isinstance(image, TiffImageFile):
+        return  # Pillow counts a TIFF's pages in quadratic time; `check_tiff` looks for a second
+    if getattr(image, "is_animated", False):
+        raise ImageError(SEVERAL_FRAMES)

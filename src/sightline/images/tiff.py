@@ -1,10 +1,11 @@
-"""TIFF: is every strip and tile whole?"""
+"""TIFF: its tags, and is every strip and tile whole?"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import functools
+import io
 import lzma
 import re
 import zlib
@@ -14,35 +15,71 @@ from typing import Any
 
 import simplejpeg
 from PIL import TiffImagePlugin as tag
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from sightline.images.checked import ImageError, refuse_size
+from sightline.images.checked import SEVERAL_FRAMES, ImageError, refuse_size
+from sightline.telemetry import count
 
-_YCBCR = 6  # among photometric interpretations
+_BIG_STARTS = (b"II+\0", b"MM\0+")  # of files above 4 GB, or that might become it
+_STARTS = (b"II*\0", b"MM\0*", *_BIG_STARTS)
+_CMYK, _YCBCR = 5, 6  # among photometric interpretations
+_PREMULTIPLIED = 1  # among extra samples
+_LOWEST_BIT_FIRST = 2  # among fill orders
+_TURNED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bomb has more
 
-_JPEG = 7
+JPEG = 7
 _DEFLATE = (8, 32946)
 _LZMA = 34925
 _NONE, _LZW, _PACKBITS = 1, 5, 32773
-_KNOWN = (_NONE, _LZW, _JPEG, *_DEFLATE, _PACKBITS, _LZMA)
+PREDICTING = (_LZW, *_DEFLATE, _LZMA)  # libtiff ignores a predictor in other compressions
+_KNOWN = (_NONE, _LZW, JPEG, *_DEFLATE, _PACKBITS, _LZMA)
 _OTHERS = {
     **{2: "CCITT RLE", 3: "CCITT G3", 4: "CCITT G4", 6: "JPEG of the old kind"},
     **{50000: "zstd", 50001: "WebP"},
 }
 
 
-def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
+def read_tags(content: bytes) -> ImageFileDirectory_v2 | None:
+    """Return the tags of a TIFF's first picture; None of what is no TIFF, or has no size."""
+    if not content.startswith(_STARTS):
+        return None
+    stream = io.BytesIO(content)
+    try:
+        tags = ImageFileDirectory_v2(stream.read(16 if content.startswith(_BIG_STARTS) else 8))
+        stream.seek(tags.next)
+        tags.load(stream)
+    except Exception:  # Pillow raises almost anything on damaged bytes
+        return None
+    return tags if tag.IMAGEWIDTH in tags and tag.IMAGELENGTH in tags else None
+
+
+def name_kind(tags: ImageFileDirectory_v2) -> str:
+    """Return what tells a kind of TIFF that is not read."""
+    samples, bits = tags.get(tag.SAMPLESPERPIXEL, 1), tags.get(tag.BITSPERSAMPLE, (1,))
+    return (
+        f"TIFF of {count(samples, 'sample')} of {'/'.join(map(str, bits))} bits, sample format "
+        f"{tags.get(tag.SAMPLEFORMAT, (1,))[0]}, photometric interpretation "
+        f"{tags.get(tag.PHOTOMETRIC_INTERPRETATION)}, fill order {tags.get(tag.FILLORDER, 1)}, "
+        "which is not read: save it with 8 or 16 bits, gray or RGB"
+    )
+
+
+def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
     """Refuse a TIFF of which parts are not there or damaged; libtiff fills them and only warns.
 
     Args:
-        tags: Those of its only picture.
+        tags: Those of its first picture.
         content: The whole file.
 
     Raises:
-        ImageError: If a strip or tile is cut short, or does not fit its checksum, if tiles are
-            absurdly large, or if its compression is one in which damage does not show.
+        ImageError: If it has more pictures, if a strip or tile is cut short, or does not fit its
+            checksum, if tiles are absurdly large, or if its compression is one in which damage
+            does not show.
     """
     _quiet_libtiff()
+    if tags.next not in (0, tags.offset):  # a page may name itself as the next one
+        raise ImageError(SEVERAL_FRAMES)
     # libtiff allocates whole tiles, however small the image is.
     refuse_size(tags.get(tag.TILEWIDTH, 1), tags.get(tag.TILELENGTH, 1))
     compression = tags.get(tag.COMPRESSION, 1)
@@ -61,11 +98,19 @@ def check_tiff(tags: Mapping[int, Any], content: bytes) -> None:
         raise ImageError("TIFF of YCbCr, where damage does not show: save it as RGB")
     if is_ycbcr and compression == _NONE and _subsampling(tags) != (1, 1):
         raise ImageError("uncompressed TIFF of YCbCr with colours of fewer pixels: save it as RGB")
-    if tags.get(tag.PLANAR_CONFIGURATION) == 2 and tags.get(tag.SAMPLESPERPIXEL) == 2:
+    is_planar, samples = tags.get(tag.PLANAR_CONFIGURATION) == 2, tags.get(tag.SAMPLESPERPIXEL)
+    bits = tags.get(tag.BITSPERSAMPLE, (1,))[0]
+    if is_planar and bits == 8 and samples == 2:
         raise ImageError("TIFF of gray and alpha plane by plane: save them pixel by pixel")
+    if is_planar and _PREMULTIPLIED in tags.get(tag.EXTRASAMPLES, ()):
+        raise ImageError("TIFF of premultiplied colour plane by plane: save it pixel by pixel")
+    if is_planar and bits > 8 and tags[tag.PHOTOMETRIC_INTERPRETATION] == _CMYK:
+        raise ImageError("TIFF of 16-bit CMYK plane by plane: save it pixel by pixel")
     for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
         expected = _bytes_of(tags, width, rows)
-        if compression == _JPEG:
+        if tags.get(tag.FILLORDER) == _LOWEST_BIT_FIRST and compression != JPEG:
+            part = part.translate(_TURNED_BITS)
+        if compression == JPEG:
             is_whole = _is_whole_jpeg(tags.get(tag.JPEGTABLES, b""), part, width, rows)
         elif compression in (*_DEFLATE, _LZMA):
             is_whole = _is_whole_stream(compression, part, expected)
@@ -130,7 +175,7 @@ def _subsampling(tags: Mapping[int, Any]) -> tuple[int, int]:
 
 
 def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:
-    if tags.get(tag.PHOTOMETRIC_INTERPRETATION) == _YCBCR and tags.get(tag.COMPRESSION) != _JPEG:
+    if tags.get(tag.PHOTOMETRIC_INTERPRETATION) == _YCBCR and tags.get(tag.COMPRESSION) != JPEG:
         across, down = _subsampling(tags)
         return int(-(-width // across) * -(-rows // down) * (across * down + 2))
     samples = tags.get(tag.SAMPLESPERPIXEL, 1) if tags.get(tag.PLANAR_CONFIGURATION, 1) == 1 else 1
