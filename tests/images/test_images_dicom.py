@@ -634,6 +634,19 @@ def test_jpeg_of_other_channels_or_bits_than_the_tags_say_is_refused():
     )
 
 
+@pytest.mark.parametrize(
+    ("file_format", "syntax", "interpretation"),
+    [("JPEG", JPEGBaseline8Bit, "YBR_FULL_422"), ("JPEG2000", JPEG2000Lossless, "YBR_RCT")],
+)
+def test_planes_that_were_there_before_compression_do_not_scramble(
+    file_format, syntax, interpretation
+):
+    options = {"no_jp2": True} if file_format == "JPEG2000" else {"quality": 95}
+    tags = {**RGB, "PhotometricInterpretation": interpretation, "PlanarConfiguration": 1}
+    content = compressed(COLOR, coded(COLOR, file_format, **options), syntax, **tags)
+    assert np.abs(read(content).pixels.astype(int) - COLOR).max() <= 12
+
+
 @pytest.mark.parametrize("is_turned", [False, True])
 def test_jpeg_2000_of_ybr_is_turned_into_rgb_once(is_turned):
     # As a stream that turns RGB into YCbCr itself, or holds YCbCr as three plain components.

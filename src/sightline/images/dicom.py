@@ -288,6 +288,8 @@ def _decode(
         return
     # JPEGs hold no bits beside the values, so what lies above them is one of the values.
     is_whole = syntax in _JPEG_SYNTAXES
+    if is_whole:
+        file.PlanarConfiguration = 0  # is how they come out, whatever they were before
     for stored, properties in decoder.iter_array(file, correct_unused_bits=not is_whole):
         yield stored, properties["photometric_interpretation"]
 
