@@ -13,6 +13,7 @@ import pydicom
 import pytest
 from dicom_files import compressed, dicom, dicom_set, item, save
 from PIL import Image
+from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_voi_lut
 from pydicom.uid import (
     MPEG2MPML,
@@ -398,6 +399,24 @@ def test_several_frames_are_split_in_order_by_setting():
     assert len({image.patient for image in images}) == 1
     for image, values in zip(images, FRAMES, strict=True):
         assert np.abs(image.pixels[:, :, 0] - linear(values, 1000, 2000)).max() <= 1
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+@pytest.mark.parametrize("number", [None, 2])
+def test_frames_that_the_tags_leave_out_are_refused(number, has_table):
+    frame = coded(SMOOTH, "JPEG")
+    data = dicom_set(SMOOTH)
+    if number:
+        data.NumberOfFrames = number
+    data.PixelData = encapsulate([frame] * 3, has_bot=has_table)
+    content = save(data, JPEGBaseline8Bit)
+    assert refused(content, dicom_frames="split") == f"3 frames where the tags say {number or 1}"
+
+
+def test_frame_in_several_fragments_is_one():
+    data = dicom_set(SMOOTH)
+    data.PixelData = encapsulate([coded(SMOOTH, "JPEG")], fragments_per_frame=3)
+    assert np.abs(gray_of(save(data, JPEGBaseline8Bit)) - SMOOTH.astype(int)).max() <= 8
 
 
 def test_one_frame_counts_as_no_split():

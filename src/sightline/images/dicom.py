@@ -25,7 +25,7 @@ from sightline.images.checked import (
     name_damage,
     refuse_size,
 )
-from sightline.images.headers import read_jpeg_header
+from sightline.images.headers import JPEG_START, read_jpeg_header
 from sightline.images.intensities import find_levels, share_to_8_bit, window_percentiles
 from sightline.telemetry import count
 
@@ -90,6 +90,8 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
         raise ImageError("DICOM without pixel data")
     syntax = _transfer_syntax(file)
     decoder = _find_decoder(syntax)
+    if syntax.is_encapsulated:
+        _refuse_hidden_frames(file, number)
     if syntax in _JPEG_SYNTAXES:
         _check_compressed(file, number)
     elif "PixelData" in file:
@@ -106,8 +108,6 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
             notes = (*notes, "says that it has patient data written into the picture")
         frame = index + 1 if number > 1 else 0
         images.append(CheckedImage(color, "png", False, notes, frame=frame, patient=patient))
-    if len(images) != number:
-        raise ImageError(f"{len(images)} of {number} frames are there")
     return images
 
 
@@ -235,6 +235,19 @@ def _find_decoder(syntax: uid.UID) -> Any:
             "(gdcmconv --raw), or install a plugin of pydicom that does"
         )
     return decoder
+
+
+def _refuse_hidden_frames(file: Any, number: int) -> None:
+    frames = sum(1 for _ in encaps.generate_frames(file.PixelData, number_of_frames=number))
+    if number == 1:  # without a table of frames, pydicom takes all that there is for one
+        stream = io.BytesIO(file.PixelData)
+        encaps.parse_basic_offsets(stream)
+        starts = (JPEG_START, _J2K_START)
+        frames = max(
+            frames, sum(part.startswith(starts) for part in encaps.generate_fragments(stream))
+        )
+    if frames != number:
+        raise ImageError(f"{frames} frames where the tags say {number}")
 
 
 def _check_compressed(file: Any, number: int) -> None:
