@@ -280,6 +280,24 @@ def test_padding_of_12_signed_bits_written_unsigned_is_found(written):
     assert image.notes[-1] == "250 pixels of padding set to black"
 
 
+@pytest.mark.parametrize("kind", ["Float", "DoubleFloat"])
+def test_padding_of_floating_point_values_counts_for_no_percentile(kind):
+    values = np.linspace(0, 1, 2000).reshape(40, 50)
+    values = values.astype(np.float32 if kind == "Float" else np.float64)
+    values[:5] = -1e6
+    data = dicom_set(values)
+    for tag in ("BitsStored", "HighBit", "PixelRepresentation", "PixelData"):
+        delattr(data, tag)
+    setattr(data, f"{kind}PixelData", values.tobytes())
+    setattr(data, f"{kind}PixelPaddingValue", -1e6)
+    image = read(save(data))
+    assert (image.pixels[:5] == 0).all()
+    low, high = np.percentile(values[5:], [0.5, 99.5])
+    expected = np.round(255 * np.clip((values[5:] - low) / (high - low), 0, 1))
+    assert np.abs(image.pixels[5:, :, 0] - expected).max() <= 1
+    assert image.notes[-1] == "250 pixels of padding set to black"
+
+
 def test_padding_may_be_a_range_that_ends_at_zero():
     gray = gray_of(dicom(RAMP, PixelPaddingValue=-500, PixelPaddingRangeLimit=0, **window(-700, 1)))
     np.testing.assert_array_equal(

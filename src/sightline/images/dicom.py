@@ -488,18 +488,19 @@ def _color_to_8_bit(color: NDArray[Any], bits: int) -> tuple[NDArray[np.uint8], 
 
 def _find_padding(file: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Return where the stored values are padding (PS3.3, C.7.5.1.1.2); None where none is."""
-    value = file.get("PixelPaddingValue")
-    if value is None or stored.dtype.kind not in "iu":
+    prefix = {"f4": "Float", "f8": "DoubleFloat"}.get(stored.dtype.str[1:], "")
+    value = file.get(f"{prefix}PixelPaddingValue")
+    if value is None:
         return None
-    limit = file.get("PixelPaddingRangeLimit")
-    ends = [int(value), int(value if limit is None else limit)]
+    limit = file.get(f"{prefix}PixelPaddingRangeLimit")
+    ends = [float(value), float(value if limit is None else limit)]
     # Some writers give a negative value as an unsigned one, of 16 bits or of those that are stored,
     # or the other way round.
     if stored.dtype.kind == "i":
         half = 2 ** (int(file.BitsStored) - 1)
         ends = [end - 2**16 if end >= 2**15 else end for end in ends]
         ends = [end - 2 * half if half <= end < 2 * half else end for end in ends]
-    else:
+    elif stored.dtype.kind == "u":
         ends = [end + 2**16 if end < 0 else end for end in ends]
     padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
     return padding if padding.any() and not padding.all() else None
