@@ -547,6 +547,11 @@ def test_ybr_of_more_than_8_bits_is_refused_by_name():
     )
 
 
+def test_values_without_a_gap_between_them_are_refused_by_name():
+    packed = dicom_set(np.zeros((4, 6), np.uint8), BitsAllocated=12, BitsStored=12)
+    assert "values packed into 12 bits each (BitsAllocated)" in refused(save(packed))
+
+
 def test_marks_in_the_bits_above_the_values_are_no_part_of_them():
     marked = dicom_set(
         ALL_OF_12_BITS | (ALL_OF_12_BITS % 7 == 0).astype(np.uint16) << 14, BitsStored=12

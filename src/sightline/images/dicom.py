@@ -169,6 +169,11 @@ def _refuse_rest(file: Any, number: int) -> None:
 
 
 def _refuse_shifted(file: Any) -> None:
+    if file.BitsAllocated not in (1, 8, 16, 32, 64):
+        raise ImageError(
+            f"values packed into {file.BitsAllocated} bits each (BitsAllocated): save it anew with "
+            "16"
+        )
     # Old files may; PS3.5 forbids it since, and pydicom would cut the upper bits off in silence.
     stored, highest = file.get("BitsStored"), file.get("HighBit")
     if stored is not None and highest is not None and highest != stored - 1:
