@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import subprocess
@@ -707,6 +708,35 @@ def test_jpeg_2000_of_ybr_is_turned_into_rgb_once(is_turned):
 def test_jpeg_2000_inside_is_read_exactly():
     frame = coded(SMOOTH, "JPEG2000", no_jp2=True)
     np.testing.assert_array_equal(gray_of(compressed(SMOOTH, frame, JPEG2000Lossless)), SMOOTH)
+
+
+# Of OpenJPEG: -1200, -1160, ... in 8 rows, as 12 bits that do not say that they have a sign.
+TWELVE_BITS = (
+    "/0//UQApAAAAAAAIAAAACAAAAAAAAAAAAAAACAAAAAgAAAAAAAAAAAABCwEB/1IADAAAAAEAAAQEAAH/XAAEQGD/ZAAlAAFD"
+    "cmVhdGVkIGJ5IE9wZW5KUEVHIHZlcnNpb24gMi41LjT/kAAKAAAAAABaAAH/k9/hJDQ6V553ufiZr8JdLEjbY7hhkVnJQqnd"
+    "Foc5s3bd0ckbyKfn5lJ4agNoyrFD8ryNOQ6KwDatpdW0dqSt9bG3zfN83zfN83zgGI//2Q=="
+)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_sign_that_jpeg_2000_lacks_is_that_of_the_tags(bits):
+    values = (40 * np.arange(64) - 1200).astype(np.int16).reshape(8, 8)
+    frame = base64.b64decode(TWELVE_BITS)
+    if bits == 16:
+        frame = coded(values.view(np.uint16), "JPEG2000", no_jp2=True)
+    content = compressed(values, frame, JPEG2000Lossless, BitsStored=bits, **window(0, 2000))
+    assert np.abs(gray_of(content) - linear(values, 0, 2000)).max() <= 1
+
+
+def test_sign_of_jpeg_2000_that_the_tags_do_not_have_is_refused():
+    frame = coded(DEEP, "JPEG2000", no_jp2=True)
+    size = (
+        frame.index(b"\xff\x51") + 40
+    )  # ISO 15444-1, table A.9: Ssiz, the bits but 1 and the sign
+    signed = frame[:size] + b"\x8f" + frame[size + 1 :]
+    assert "correct the tag (PixelRepresentation)" in refused(
+        compressed(DEEP, signed, JPEG2000Lossless)
+    )
 
 
 @pytest.mark.parametrize(("bits", "allocated"), [(12, 16), (8, 16), (8, 8)])

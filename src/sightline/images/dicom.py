@@ -267,6 +267,14 @@ def _check_compressed(file: Any, number: int) -> None:
                 f"a frame of {width} x {height} pixels where the tags say "
                 f"{file.Columns} x {file.Rows}"
             )
+        wave = pixels.utils.get_j2k_parameters(frame)
+        if wave.get("precision", 0) > file.BitsAllocated:
+            raise _more_bits(int(file.BitsStored))
+        if wave.get("is_signed") and not file.PixelRepresentation:
+            raise ImageError(
+                "JPEG 2000 of values with a sign, though its tags say without one: correct the tag "
+                "(PixelRepresentation)"
+            )
         interpretation = str(file.PhotometricInterpretation)
         if interpretation.startswith("YBR_FULL") and _turns_colors(frame):
             raise ImageError(
@@ -308,7 +316,10 @@ def _decode(
     is_whole = syntax in _JPEG_SYNTAXES
     if is_whole:
         file.PlanarConfiguration = 0  # is how they come out, whatever they were before
-    for stored, properties in decoder.iter_array(file, correct_unused_bits=not is_whole):
+    # Frame by frame pydicom puts a sign right that JPEG 2000 lacks; of all in a row it cannot.
+    signed = range(number) if is_whole and file.PixelRepresentation else None
+    decoded = decoder.iter_array(file, indices=signed, correct_unused_bits=not is_whole)
+    for stored, properties in decoded:
         yield stored, properties["photometric_interpretation"]
 
 
