@@ -8,12 +8,14 @@ import io
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_files import compressed, dicom, dicom_set, item, save
 from PIL import Image
+from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_voi_lut
 from pydicom.uid import (
@@ -609,11 +611,12 @@ def test_colour_jpeg_inside_comes_as_rgb():
 
 
 COLOR = np.stack([40 + SMOOTH // 2, 200 - SMOOTH, 60 + SMOOTH], axis=-1).astype(np.uint8)
-IDS = {"by number": (1, 2, 3), "by letter": (82, 71, 66)}
+IDS = {"by number": (1, 2, 3), "from 0": (0, 1, 2), "by letter": (82, 71, 66)}
 MARKERS = {
     "unmarked": b"",
     "JFIF": b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0",
     "Adobe RGB": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0",
+    "Adobe, cut": b"\xff\xee\0\x0cAdobe\0\0\0\0\0",
     "Adobe YCbCr": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1",
 }
 
@@ -659,6 +662,22 @@ def test_jpeg_that_tells_no_colours_is_what_the_tags_say_unless_it_speaks_agains
     pixels = read(color_dicom(frame, "YBR_FULL")).pixels
     assert np.abs(pixels.astype(int) - COLOR).max() <= 8
     assert "RGB by its tags, and YCbCr by its components" in refused(color_dicom(frame, "RGB"))
+
+
+@pytest.mark.parametrize("marker", ["unmarked", "Adobe, cut"])
+@pytest.mark.parametrize(("stored", "interpretation"), [("RGB", "RGB"), ("YCbCr", "YBR_FULL")])
+def test_jpeg_that_tells_nothing_at_all_is_what_the_tags_say(stored, interpretation, marker):
+    # As slide scanners write it; pydicom's own SC_rgb_jpeg.dcm has the cut marker.
+    frame = color_jpeg(stored, "from 0", marker)
+    pixels = read(color_dicom(frame, interpretation)).pixels
+    assert np.abs(pixels.astype(int) - COLOR).max() <= 8
+
+
+@pytest.mark.parametrize("name", ["SC_rgb_jpeg.dcm", "SC_rgb_jpeg_app14_dcmd.dcm"])
+def test_slide_of_rgb_jpeg_agrees_with_pydicom(name):
+    content = Path(get_testdata_file(name)).read_bytes()
+    theirs = pydicom.dcmread(io.BytesIO(content)).pixel_array
+    np.testing.assert_array_equal(read(content).pixels, theirs)
 
 
 def test_jpeg_of_other_channels_or_bits_than_the_tags_say_is_refused():

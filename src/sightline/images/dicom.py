@@ -35,6 +35,7 @@ _MAX_INFLATED_BYTES = 400_000_000
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _JPEG_SYNTAXES = (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
+_ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # a marker by which libjpeg turns no colours
 # Markers of ISO 15444-1, A.2: SOC and SIZ, COD, SOT.
 _J2K_START, _J2K_CODING, _J2K_TILE = b"\xff\x4f\xff\x51", b"\xff\x52", b"\xff\x90"
 
@@ -343,11 +344,13 @@ def _decode_jpeg(file: Any, frame: bytes) -> tuple[NDArray[Any], str]:
         gray = simplejpeg.decode_jpeg(frame, colorspace="GRAY", strict=True)[:, :, 0]
         return gray.view(np.int8) if file.PixelRepresentation else gray, tagged
     is_told = space == "RGB" or subsampling != "444" or (header and header.tells_colors)
-    if tagged == "RGB" and not is_told:
-        raise ImageError(
-            "JPEG whose colours are RGB by its tags, and YCbCr by its components: save it anew, "
-            "or correct the tag (YBR_FULL_422)"
-        )
+    if tagged == "RGB" and header and not is_told:
+        if header.components == (1, 2, 3):  # as JFIF numbers those of YCbCr
+            raise ImageError(
+                "JPEG whose colours are RGB by its tags, and YCbCr by its components: save it "
+                "anew, or correct the tag (YBR_FULL_422)"
+            )
+        frame = frame[:2] + _ADOBE_RGB + frame[2:]
     return simplejpeg.decode_jpeg(frame, colorspace="RGB", strict=True), "RGB"
 
 

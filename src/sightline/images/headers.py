@@ -67,9 +67,15 @@ class JpegHeader:
 
     @property
     def tells_colors(self) -> bool:
-        """Whether a marker of JFIF or Adobe tells which colours are stored."""
-        starts = {(marker, body[:5]) for marker, body in self.segments}
+        """Whether a marker of JFIF or Adobe, if it is whole, tells which colours are stored."""
+        starts = {(marker, body[:5]) for marker, body in self.segments if len(body) >= 12}
         return not starts.isdisjoint({(0xE0, b"JFIF\0"), (0xEE, b"Adobe")})
+
+    @property
+    def components(self) -> tuple[int, ...]:
+        """The numbers that its frame gives its components."""
+        frames = [body for marker, body in self.segments if marker == self.marker]
+        return tuple(frames[-1][6 : 6 + 3 * self.channels : 3])
 
     @property
     def rare_kind(self) -> str:
