@@ -189,6 +189,32 @@ def test_gray_and_alpha_plane_by_plane_is_refused_and_not_painted_black(deflated
     assert "gray and alpha plane by plane" in refused(content)
 
 
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_channels_without_a_meaning_are_refused_and_not_left_out(kind, planar):
+    # As microscopes write their channels: gray, and the others as extra samples of no kind.
+    planes = np.stack([np.full((6, 8), 10 * n) for n in range(3)]).astype(kind)
+    size = planes.nbytes // (3 if planar == 2 else 1)
+    parts = [planes.tobytes()[place : place + size] for place in range(0, planes.nbytes, size)]
+    fields = {
+        **{256: [8], 257: [6], 258: [8 * planes.itemsize] * 3, 259: [1], 262: [1], 277: [3]},
+        **{278: [6], 279: [size] * len(parts), 284: [planar], 338: [0, 0]},
+    }
+    said = refused(tiff_of(fields, parts))
+    assert "gray with 3 samples a pixel" in said or "TIFF of 3 samples of" in said
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_stack_that_imagej_wrote_as_one_page_is_refused(mode):
+    page = Image.fromarray(np.zeros((6, 8), np.uint8 if mode == "L" else np.uint16))
+    for images in (1, 30):
+        content = saved(page, None, description=f"ImageJ=1.54\nimages={images}\nslices={images}\n")
+        if images > 1:
+            assert "several frames" in refused(content)
+        else:
+            assert len(read_file(content)) == 1
+
+
 @pytest.mark.parametrize("tags", [{"tag530": [2, 1]}, {"tag530": [2, 2]}, {}])
 def test_uncompressed_ycbcr_with_fewer_colours_is_refused(tags):
     # Two or four pixels share two colours, which Pillow reads as three bytes a pixel.

@@ -23,7 +23,8 @@ from sightline.telemetry import count
 _BIG_STARTS = (b"II+\0", b"MM\0+")  # of files above 4 GB, or that might become it
 _STARTS = (b"II*\0", b"MM\0*", *_BIG_STARTS)
 _CMYK, _YCBCR = 5, 6  # among photometric interpretations
-_PREMULTIPLIED = 1  # among extra samples
+_UNSPECIFIED, _PREMULTIPLIED = 0, 1  # among extra samples
+_IMAGEJ_STACK = re.compile(r"ImageJ=.*?^images=(\d+)", re.DOTALL | re.MULTILINE)
 _LOWEST_BIT_FIRST = 2  # among fill orders
 _TURNED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bomb has more
@@ -78,7 +79,9 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
             does not show.
     """
     _quiet_libtiff()
-    if tags.next not in (0, tags.offset):  # a page may name itself as the next one
+    # A page may name itself as the next one; ImageJ may write many pictures as one page.
+    stack = _IMAGEJ_STACK.match(str(tags.get(tag.IMAGEDESCRIPTION, "")))
+    if tags.next not in (0, tags.offset) or (stack and int(stack[1]) > 1):
         raise ImageError(SEVERAL_FRAMES)
     # libtiff allocates whole tiles, however small the image is.
     refuse_size(tags.get(tag.TILEWIDTH, 1), tags.get(tag.TILELENGTH, 1))
@@ -104,6 +107,12 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
         raise ImageError("TIFF of gray and alpha plane by plane: save them pixel by pixel")
     if is_planar and _PREMULTIPLIED in tags.get(tag.EXTRASAMPLES, ()):
         raise ImageError("TIFF of premultiplied colour plane by plane: save it pixel by pixel")
+    is_gray = tags[tag.PHOTOMETRIC_INTERPRETATION] in (0, 1)
+    if is_gray and _UNSPECIFIED in tags.get(tag.EXTRASAMPLES, ()):
+        raise ImageError(
+            f"TIFF of gray with {samples} samples a pixel, of which only the first has a meaning: "
+            "save each as one file"
+        )
     if is_planar and bits > 8 and tags[tag.PHOTOMETRIC_INTERPRETATION] == _CMYK:
         raise ImageError("TIFF of 16-bit CMYK plane by plane: save it pixel by pixel")
     for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
