@@ -485,6 +485,24 @@ def test_pixels_that_are_missing_are_told_apart():
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (BYTES, ["BitsAllocated"]),
+        (BYTES, ["BitsStored", "PixelRepresentation"]),
+        (COLORS, ["PlanarConfiguration"]),
+    ],
+)
+def test_tags_without_which_pixels_mean_nothing_are_named(values, names):
+    data = dicom_set(values, **(RGB if values is COLORS else {}))
+    data["PixelData"].VR = "OB"
+    for name in names:
+        delattr(data, name)
+    assert refused(save(data)) == (
+        f"DICOM that lacks {' and '.join(names)}, which its pixels need: add it"
+    )
+
+
 def test_values_in_the_upper_bits_are_refused_and_not_cut_in_silence():
     shifted = dicom_set(DEEP << 4, BitsStored=12)
     shifted.HighBit = 15

@@ -91,6 +91,7 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
         raise ImageError("DICOM without pixel data")
     syntax = _transfer_syntax(file)
     decoder = _find_decoder(syntax)
+    _refuse_missing(file, syntax)
     if syntax.is_encapsulated:
         _refuse_hidden_frames(file, number)
     if syntax in _JPEG_SYNTAXES:
@@ -155,6 +156,16 @@ def _refuse_unknown_colour(header: Any) -> None:
         )
     if interpretation.startswith("YBR") and int(header.get("BitsAllocated") or 8) > 8:
         raise ImageError(f"{interpretation} of more than 8 bits is not read: save it as RGB")
+
+
+def _refuse_missing(file: Any, syntax: uid.UID) -> None:
+    needed = ["BitsAllocated", "SamplesPerPixel"]
+    if "PixelData" in file:
+        needed += ["BitsStored", "PixelRepresentation"]
+    if file.get("SamplesPerPixel", 1) > 1 and syntax not in _JPEG_SYNTAXES:
+        needed += ["PlanarConfiguration"]
+    if missing := [name for name in needed if file.get(name) is None]:
+        raise ImageError(f"DICOM that lacks {' and '.join(missing)}, which its pixels need: add it")
 
 
 def _refuse_rest(file: Any, number: int) -> None:
