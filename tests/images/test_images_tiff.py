@@ -204,6 +204,15 @@ def test_channels_without_a_meaning_are_refused_and_not_left_out(kind, planar):
     assert "gray with 3 samples a pixel" in said or "TIFF of 3 samples of" in said
 
 
+def test_preview_of_a_raw_file_is_refused_and_not_taken_for_the_picture():
+    assert len(read_file(plain(STRIPS, 32, tag254=[1]))) == 1
+    assert "a camera's raw file" in refused(plain(STRIPS, 32, tag254=[1], tag330=[8]))
+
+
+def test_big_tiff_in_big_endian_order_is_refused_by_name():
+    assert "BigTIFF in big-endian order" in refused(b"MM\0+\0\x08\0\0" + bytes(30))
+
+
 @pytest.mark.parametrize("mode", ["L", "I;16"])
 def test_stack_that_imagej_wrote_as_one_page_is_refused(mode):
     page = Image.fromarray(np.zeros((6, 8), np.uint8 if mode == "L" else np.uint16))

@@ -20,10 +20,11 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from sightline.images.checked import SEVERAL_FRAMES, ImageError, refuse_size
 from sightline.telemetry import count
 
-_BIG_STARTS = (b"II+\0", b"MM\0+")  # of files above 4 GB, or that might become it
-_STARTS = (b"II*\0", b"MM\0*", *_BIG_STARTS)
-_CMYK, _YCBCR = 5, 6  # among photometric interpretations
-_UNSPECIFIED, _PREMULTIPLIED = 0, 1  # among extra samples
+_BIG_START = b"II+\0"  # of files above 4 GB, or that might become it
+_STARTS = (b"II*\0", b"MM\0*", _BIG_START)
+_NEW_SUBFILE_TYPE, _IS_REDUCED = 254, 1
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, _CMYK, _YCBCR = 0, 1, 2, 5, 6  # photometric interpretations
+UNSPECIFIED, _PREMULTIPLIED, ALPHA = 0, 1, 2  # among extra samples
 _IMAGEJ_STACK = re.compile(r"ImageJ=.*?^images=(\d+)", re.DOTALL | re.MULTILINE)
 _LOWEST_BIT_FIRST = 2  # among fill orders
 _TURNED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -47,7 +48,7 @@ def read_tags(content: bytes) -> ImageFileDirectory_v2 | None:
         return None
     stream = io.BytesIO(content)
     try:
-        tags = ImageFileDirectory_v2(stream.read(16 if content.startswith(_BIG_STARTS) else 8))
+        tags = ImageFileDirectory_v2(stream.read(16 if content.startswith(_BIG_START) else 8))
         stream.seek(tags.next)
         tags.load(stream)
     except Exception:  # Pillow raises almost anything on damaged bytes
@@ -79,10 +80,7 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
             does not show.
     """
     _quiet_libtiff()
-    # A page may name itself as the next one; ImageJ may write many pictures as one page.
-    stack = _IMAGEJ_STACK.match(str(tags.get(tag.IMAGEDESCRIPTION, "")))
-    if tags.next not in (0, tags.offset) or (stack and int(stack[1]) > 1):
-        raise ImageError(SEVERAL_FRAMES)
+    _refuse_other_pictures(tags)
     # libtiff allocates whole tiles, however small the image is.
     refuse_size(tags.get(tag.TILEWIDTH, 1), tags.get(tag.TILELENGTH, 1))
     compression = tags.get(tag.COMPRESSION, 1)
@@ -91,30 +89,7 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
         raise ImageError(
             f"TIFF compressed with {name}, where damage does not show: save it with LZW or deflate"
         )
-    if tag.PHOTOMETRIC_INTERPRETATION not in tags:
-        raise ImageError("TIFF that does not say whether 0 is black (PhotometricInterpretation)")
-    if 0 < max(tags.get(tag.COLORMAP, (0,))) < 256:  # of old writers; Pillow would show it black
-        raise ImageError("TIFF whose palette has values of 8 bits instead of 16: save it as RGB")
-    is_ycbcr = tags[tag.PHOTOMETRIC_INTERPRETATION] == _YCBCR
-    # Pillow has libtiff turn these into RGB, and then asks for no errors.
-    if is_ycbcr and compression in (_LZW, _PACKBITS):
-        raise ImageError("TIFF of YCbCr, where damage does not show: save it as RGB")
-    if is_ycbcr and compression == _NONE and _subsampling(tags) != (1, 1):
-        raise ImageError("uncompressed TIFF of YCbCr with colours of fewer pixels: save it as RGB")
-    is_planar, samples = tags.get(tag.PLANAR_CONFIGURATION) == 2, tags.get(tag.SAMPLESPERPIXEL)
-    bits = tags.get(tag.BITSPERSAMPLE, (1,))[0]
-    if is_planar and bits == 8 and samples == 2:
-        raise ImageError("TIFF of gray and alpha plane by plane: save them pixel by pixel")
-    if is_planar and _PREMULTIPLIED in tags.get(tag.EXTRASAMPLES, ()):
-        raise ImageError("TIFF of premultiplied colour plane by plane: save it pixel by pixel")
-    is_gray = tags[tag.PHOTOMETRIC_INTERPRETATION] in (0, 1)
-    if is_gray and _UNSPECIFIED in tags.get(tag.EXTRASAMPLES, ()):
-        raise ImageError(
-            f"TIFF of gray with {samples} samples a pixel, of which only the first has a meaning: "
-            "save each as one file"
-        )
-    if is_planar and bits > 8 and tags[tag.PHOTOMETRIC_INTERPRETATION] == _CMYK:
-        raise ImageError("TIFF of 16-bit CMYK plane by plane: save it pixel by pixel")
+    _refuse_misread(tags, compression)
     for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
         expected = _bytes_of(tags, width, rows)
         if tags.get(tag.FILLORDER) == _LOWEST_BIT_FIRST and compression != JPEG:
@@ -129,6 +104,46 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
             is_whole = True  # no checksum; libtiff finds what is cut short
         if not is_whole:
             raise ImageError(f"damaged or cut short: part {number} of the TIFF is not whole")
+
+
+def _refuse_other_pictures(tags: ImageFileDirectory_v2) -> None:
+    # A page may name itself as the next one; ImageJ may write many pictures as one page.
+    stack = _IMAGEJ_STACK.match(str(tags.get(tag.IMAGEDESCRIPTION, "")))
+    if tags.next not in (0, tags.offset) or (stack and int(stack[1]) > 1):
+        raise ImageError(SEVERAL_FRAMES)
+    if tag.SUBIFD in tags and tags.get(_NEW_SUBFILE_TYPE, 0) & _IS_REDUCED:
+        raise ImageError(
+            "a preview of the picture that lies behind it (a camera's raw file): save that one"
+        )
+
+
+def _refuse_misread(tags: ImageFileDirectory_v2, compression: int) -> None:
+    """Refuse what Pillow would show as another picture, or a part of it alone."""
+    if tag.PHOTOMETRIC_INTERPRETATION not in tags:
+        raise ImageError("TIFF that does not say whether 0 is black (PhotometricInterpretation)")
+    if 0 < max(tags.get(tag.COLORMAP, (0,))) < 256:  # of old writers; Pillow would show it black
+        raise ImageError("TIFF whose palette has values of 8 bits instead of 16: save it as RGB")
+    photometric = tags[tag.PHOTOMETRIC_INTERPRETATION]
+    # Pillow has libtiff turn these into RGB, and then asks for no errors.
+    if photometric == _YCBCR and compression in (_LZW, _PACKBITS):
+        raise ImageError("TIFF of YCbCr, where damage does not show: save it as RGB")
+    if photometric == _YCBCR and compression == _NONE and _subsampling(tags) != (1, 1):
+        raise ImageError("uncompressed TIFF of YCbCr with colours of fewer pixels: save it as RGB")
+    samples, extra = tags.get(tag.SAMPLESPERPIXEL, 1), tags.get(tag.EXTRASAMPLES, ())
+    if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and UNSPECIFIED in extra:
+        raise ImageError(
+            f"TIFF of gray with {samples} samples a pixel, of which only the first has a meaning: "
+            "save each as one file"
+        )
+    bits = tags.get(tag.BITSPERSAMPLE, (1,))[0]
+    kinds = {
+        "gray and alpha": bits == 8 and samples == 2,
+        "premultiplied colour": _PREMULTIPLIED in extra,
+        "16-bit CMYK": bits > 8 and photometric == _CMYK,
+    }
+    if tags.get(tag.PLANAR_CONFIGURATION) == 2 and any(kinds.values()):
+        kind = next(name for name, is_it in kinds.items() if is_it)
+        raise ImageError(f"TIFF of {kind} plane by plane: save it pixel by pixel")
 
 
 @functools.cache

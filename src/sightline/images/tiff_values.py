@@ -18,10 +18,17 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from sightline.images.checked import MAX_MEGAPIXELS, ImageError, refuse_size
 from sightline.images.deep import DeepImage
-from sightline.images.tiff import JPEG, PREDICTING, check_tiff
+from sightline.images.tiff import (
+    ALPHA,
+    BLACK_IS_ZERO,
+    JPEG,
+    PREDICTING,
+    RGB,
+    UNSPECIFIED,
+    WHITE_IS_ZERO,
+    check_tiff,
+)
 
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
-_UNSPECIFIED, _ALPHA = 0, 2  # among extra samples
 _NO_PREDICTOR, _DIFFERENCES, _BYTE_DIFFERENCES = 1, 2, 3
 _KINDS = {1: "u", 2: "i", 3: "f"}  # of sample formats
 _TYPES = ("i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
@@ -40,12 +47,12 @@ def read_deep_tiff(tags: ImageFileDirectory_v2, content: bytes) -> DeepImage | N
     """
     kind, photometric = _type_of(tags), tags.get(tag.PHOTOMETRIC_INTERPRETATION)
     is_jpeg = tags.get(tag.COMPRESSION) == JPEG
-    if not kind or photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) or is_jpeg:
+    if not kind or photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or is_jpeg:
         return None
-    samples, colors = _one(tags, tag.SAMPLESPERPIXEL), 3 if photometric == _RGB else 1
-    extra = tags.get(tag.EXTRASAMPLES, (_ALPHA,) if colors == 3 else ())[: samples - colors]
-    has_alpha = extra == (_ALPHA,) and kind.startswith("u")
-    if samples != colors + len(extra) or not (has_alpha or extra in ((), (_UNSPECIFIED,))):
+    samples, colors = _one(tags, tag.SAMPLESPERPIXEL), 3 if photometric == RGB else 1
+    extra = tags.get(tag.EXTRASAMPLES, (ALPHA,) if colors == 3 else ())[: samples - colors]
+    has_alpha = extra == (ALPHA,) and kind.startswith("u")
+    if samples != colors + len(extra) or not (has_alpha or extra in ((), (UNSPECIFIED,))):
         return None
     width, height, bits = tags[tag.IMAGEWIDTH], tags[tag.IMAGELENGTH], 8 * np.dtype(kind).itemsize
     refuse_size(width, height)
@@ -59,7 +66,7 @@ def read_deep_tiff(tags: ImageFileDirectory_v2, content: bytes) -> DeepImage | N
         f"signed {name}" if bits == 8 else name,
         values[:, :, colors] if has_alpha else None,
         opaque=2**bits - 1,
-        white_is_zero=photometric == _WHITE_IS_ZERO,
+        white_is_zero=photometric == WHITE_IS_ZERO,
     )
 
 
@@ -101,7 +108,7 @@ def _say_bytes(
     fields: dict[int, Sequence[int]] = {
         tag.IMAGEWIDTH: [width * unit],
         tag.BITSPERSAMPLE: [8],
-        tag.PHOTOMETRIC_INTERPRETATION: [_BLACK_IS_ZERO],
+        tag.PHOTOMETRIC_INTERPRETATION: [BLACK_IS_ZERO],
     }
     kept = (tag.IMAGELENGTH, tag.COMPRESSION, tag.FILLORDER, tag.ROWSPERSTRIP, tag.TILELENGTH)
     fields |= {number: [tags[number]] for number in kept if number in tags}
