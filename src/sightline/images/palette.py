@@ -56,9 +56,13 @@ def _widen(pixels: bytes, width: int, height: int, bits: int) -> bytes:
     row_bytes = (width * bits + 31) // 32 * 4
     if len(pixels) < row_bytes * height:
         raise ImageError(f"cut short: {len(pixels):,} of {row_bytes * height:,} bytes of pixels")
-    rows = np.frombuffer(pixels, np.uint8, row_bytes * height).reshape(height, row_bytes, 1)
-    shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
-    wide = (rows >> shifts & (2**bits - 1)).astype(np.uint8).reshape(height, -1)
+    if bits == 8:
+        return pixels
+    rows = np.frombuffer(pixels, np.uint8, row_bytes * height).reshape(height, row_bytes)
+    together = 8 // bits
+    wide = np.empty((height, row_bytes * together), np.uint8)
+    for place in range(together):
+        wide[:, place::together] = rows >> (8 - bits * (place + 1)) & (2**bits - 1)
     return np.pad(wide[:, :width], ((0, 0), (0, -width % 4))).tobytes()
 
 
