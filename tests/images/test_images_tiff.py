@@ -209,6 +209,11 @@ def test_preview_of_a_raw_file_is_refused_and_not_taken_for_the_picture():
     assert "a camera's raw file" in refused(plain(STRIPS, 32, tag254=[1], tag330=[8]))
 
 
+def test_what_pillow_logs_of_a_file_that_it_does_not_name_is_not_logged(caplog):
+    assert "2049 samples" in refused(plain(STRIPS, 32, tag277=[2049]))
+    assert not caplog.records
+
+
 def test_big_tiff_in_big_endian_order_is_refused_by_name():
     assert "BigTIFF in big-endian order" in refused(b"MM\0+\0\x08\0\0" + bytes(30))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -56,6 +57,7 @@ _EXIF_ORIENTATION = 0x0112
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # What Pillow warns of in damaged files names no file; whether one was read right is ours to tell.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def decode_image(content: bytes) -> NDArray[np.uint8]:
