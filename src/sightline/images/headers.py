@@ -126,7 +126,6 @@ def describe_start(content: bytes) -> str:
         b"II*\0": "a damaged TIFF",
         b"MM\0*": "a damaged TIFF",
         b"II+\0": "a damaged TIFF",
-        b"MM\0+": "a BigTIFF in big-endian order: save it in little-endian order, or as TIFF",
         PNG_START: "a damaged PNG",
         JPEG_START: "a damaged JPEG",
         b"GIF8": "a damaged GIF",

@@ -20,7 +20,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from sightline.images.checked import SEVERAL_FRAMES, ImageError, refuse_size
 from sightline.telemetry import count
 
-_BIG_START = b"II+\0"  # of files above 4 GB, or that might become it
+# Of files above 4 GB, or that might become it.
+_BIG_START, _BIG_ENDIAN_START = b"II+\0", b"MM\0+"
 _STARTS = (b"II*\0", b"MM\0*", _BIG_START)
 _NEW_SUBFILE_TYPE, _IS_REDUCED = 254, 1
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, _CMYK, _YCBCR = 0, 1, 2, 5, 6  # photometric interpretations
@@ -43,7 +44,15 @@ _OTHERS = {
 
 
 def read_tags(content: bytes) -> ImageFileDirectory_v2 | None:
-    """Return the tags of a TIFF's first picture; None of what is no TIFF, or has no size."""
+    """Return the tags of a TIFF's first picture; None of what is no TIFF, or has no size.
+
+    Raises:
+        ImageError: If it is a BigTIFF of the byte order that Pillow does not know.
+    """
+    if content.startswith(_BIG_ENDIAN_START):
+        raise ImageError(
+            "a BigTIFF in big-endian order: save it in little-endian order, or as TIFF"
+        )
     if not content.startswith(_STARTS):
         return None
     stream = io.BytesIO(content)
