@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticUndefined
 
 from sightline.errors import SettingsError
@@ -76,6 +76,14 @@ class StepConfig(BaseModel):
 
 class StepUris(StepConfig):
     """A step's addresses: where it reads and where it writes; `s3://…` or a path."""
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_empty(cls, value: str, info: ValidationInfo) -> str:
+        # An unset variable; joined with a name it would be a folder of the machine's own, /runs.
+        if not value and cls.model_fields[str(info.field_name)].is_required():
+            raise ValueError("an address is needed, got an empty one")
+        return value
 
 
 def read_values(text: str, flag: str = "--config") -> dict[str, Any]:

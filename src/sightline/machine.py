@@ -1,7 +1,8 @@
-"""What this process may use of the machine: in a container, less than the machine has.
+"""What this process may use of the machine, and whether it is one of several.
 
-`os.cpu_count()` and the machine's memory are those of the whole node; what a pod may use stands in
-its control groups, of version 2 (`memory.max`, `cpu.max`) or 1.
+In a container that is less than the machine has: `os.cpu_count()` and the machine's memory are
+those of the whole node; what a pod may use stands in its control groups, of version 2
+(`memory.max`, `cpu.max`) or 1.
 https://docs.kernel.org/admin-guide/cgroup-v2.html
 """
 
@@ -14,6 +15,11 @@ from pathlib import Path
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+def started_by_torchrun() -> bool:
+    """Say whether this process is one of several that torchrun started."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
 
 
 def usable_cores(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int:

@@ -1,6 +1,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import time
 import weakref
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from sightline.data import open_dataset
 from sightline.errors import UserError
 from sightline.gc.config import GcConfig
 from sightline.gc.layout import STEPS
+from sightline.gc.run import Collection
 from sightline.promote.config import RollbackConfig, RollbackUris
 from sightline.promote.rollback import run as roll_back
 from sightline.steps import PIPELINE_STEPS
@@ -186,7 +188,7 @@ def test_steps_below_those_of_a_run_count_for_it(folder: Any):
     assert folder.gc(keep_runs=1)["removed"] == []
     assert folder.held() == before
     folder.storage.write_bytes(
-        "runs/kept/finetune/lr5/begun.0123456789ab.json", b'{"step": "finetune", "uris": {}}'
+        "runs/kept/finetune/lr5/.begun-0123456789ab.json", b'{"step": "finetune", "uris": {}}'
     )
     folder.gc(keep_runs=1)
     assert folder.held() == set()
@@ -211,9 +213,7 @@ def test_steps_below_those_of_a_run_stay_and_go_with_it(root: Any):
     assert root.held() == set()
 
 
-@pytest.mark.parametrize(
-    "record", ["config.json", "artifacts.json", "begun.0123456789ab.json", "begun.json"]
-)
+@pytest.mark.parametrize("record", ["config.json", "artifacts.json", ".begun-x.json"])
 @pytest.mark.parametrize("content", [b"# not JSON", b'{"step": "cook", "uris": 1}', b"[1]"])
 def test_records_of_other_tools_are_no_hindrance(root: Any, record: str, content: bytes):
     root.run("old", root.dataset(b"one"))
@@ -287,6 +287,38 @@ def test_any_step_of_a_kept_run_keeps_the_data_set_and_the_run_it_names(folder: 
     assert read_all(other) == [b"two"]
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b'{"step": "finet', b"[1]", b'{"uris": 1}', b"[" * 100_000, b"\0"]
+)
+@pytest.mark.parametrize("place", ["recent/finetune", "first/seeds/1"])
+def test_damaged_word_of_a_step_under_way_stops_everything(folder: Any, place: str, content: bytes):
+    folder.dataset(b"one")
+    folder.run("old")
+    folder.storage.write_bytes(f"runs/{place}/.begun-0123456789ab.json", content)
+    before = folder.held()
+    with pytest.raises(UserError, match=r"\.begun-0123456789ab\.json is gone or damaged"):
+        folder.gc(days_later=29)
+    assert folder.held() == before
+
+
+def test_addresses_that_are_no_paths_do_no_harm(root: Any):
+    content = json.dumps({"step": "pretrain", "uris": {"a": "x\0y", "b": "\ud800"}}).encode()
+    root.storage.write_bytes("runs/recent/pretrain/.begun-0123456789ab.json", content)
+    root.run("old")
+    root.gc(days_later=29)
+    assert "recent" in root.names("runs")
+
+
+@pytest.mark.parametrize("files", ["[]", '["a.txt"]', "{}", '{"a": "b"}', '{"config.json": {}}'])
+@pytest.mark.parametrize("place", ["wandb", "old/prepare/mlruns"])
+def test_lists_of_other_tools_are_no_hindrance(root: Any, place: str, files: str):
+    root.run("old", root.dataset(b"one"))
+    key = f"runs/{place}/artifacts.json"
+    root.storage.write_bytes(key, b'{"files": %s}' % files.encode())
+    root.gc()
+    assert root.held() <= {key}
+
+
 def test_data_sets_are_found_however_deep_they_are_named(root: Any):
     dataset, other = root.dataset(b"one"), root.dataset(b"two")
     root.step("recent", "prepare", {"datasets": {"images": [dataset, {"labels": other}]}})
@@ -318,6 +350,19 @@ def test_rollback_still_works_down_to_the_first_champion(root: Any):
     assert roll_back(uris, RollbackConfig())["to"] == "v1"
     assert roll_back(uris, RollbackConfig())["to"] == "v0"
     assert [read_all(uri) for uri in datasets] == [[bytes([number])] for number in range(3)]
+
+
+def test_former_champion_can_come_back_for_a_while_after_a_rollback(folder: Any):
+    folder.promote("v1", folder.dataset(b"one"))
+    dataset = folder.dataset(b"two")
+    folder.promote("v2", dataset)
+    folder.age("", days=100)
+    roll_back(RollbackUris(models_uri=join_uri(folder.uri, "models")), RollbackConfig())
+    before = folder.held()
+    assert folder.gc(days_later=29)["removed"] == []
+    assert folder.held() == before
+    folder.gc(days_later=31)
+    assert not Path(dataset).exists()
 
 
 def test_version_that_was_rolled_away_goes_with_its_record_and_data_set(root: Any):
@@ -754,6 +799,25 @@ def test_data_set_that_a_new_run_names_while_others_go_stays(
     assert read_all(dataset) == [b"one"]
 
 
+@pytest.mark.parametrize("kind", ["runs", "datasets"])
+def test_what_a_step_that_begins_on_the_way_was_given_stays(
+    folder: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    # Otherwise not that soon after the last look.
+    monkeypatch.setattr(Collection, "_is_time_to_look", lambda self: self.config.delete)
+    folder.run("a")
+    encoder = folder.step("b", "pretrain", {})
+    first, last = sorted((folder.dataset(b"one"), folder.dataset(b"two")), key=name_of)
+    folder.age("", days=100)
+    begins = {"runs": "runs/a", "datasets": name_of(first)}[kind]
+    under_way = folder.begun("new/evaluate", "evaluate", dataset_uri=last, encoder_uri=encoder)
+    while_deleting(monkeypatch, begins, under_way.__enter__)
+    folder.gc(days_later=0)
+    assert read_all(last) != []
+    assert not Path(first).exists()
+    assert (folder.names("runs") == {"b", "new"}) == (kind == "runs")
+
+
 def test_version_that_is_prepared_again_while_others_go_stays(
     folder: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -862,9 +926,82 @@ def test_run_that_a_link_beside_it_leads_to_stays(folder: Any):
     assert folder.held() == before
 
 
-@pytest.mark.parametrize("key", ["models/classification", "runs/away", "datasets/away"])
-def test_link_that_leads_nowhere_stops_everything(folder: Any, key: str):
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("runs/latest", "runs/old"),
+        ("runs/recent/prepare/copy.bin", "runs/old/prepare/pictures/one.jpg"),
+        ("latest", "runs/old/prepare"),
+        ("models/classification/other/versions/v1", "runs/old"),
+        ("datasets/current", "DATASET"),
+        ("runs/samples", "DATASET/samples.jsonl"),
+    ],
+)
+def test_what_a_link_inside_the_root_leads_to_stays(folder: Any, link: str, target: str):
+    dataset = folder.dataset(b"one")
+    folder.run("old", dataset)
+    folder.run("older")
+    path = Path(folder.uri, link)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(Path(folder.uri, target.replace("DATASET", f"datasets/{name_of(dataset)}")))
+    found = folder.gc()
+    assert "runs/older" in removed_names(found)
+    assert folder.storage.exists(f"datasets/{name_of(dataset)}/manifest.json")
+    assert ("runs/old" in removed_names(found)) == ("DATASET" in target)
+    assert read_all(dataset) == [b"one"]
+
+
+def test_shard_that_a_link_leads_to_stays(folder: Any):
+    [dataset] = folder.datasets_of_shared_shards([b"a", b"b"])
+    [kept, _] = sorted(shards_of(dataset))
+    Path(folder.uri, "kept.tar").symlink_to(Path(folder.uri, "datasets", kept))
+    folder.gc()
+    assert folder.held("datasets/") == {f"datasets/{kept}"}
+
+
+def test_champion_whose_weights_are_a_link_to_another_version_keeps_them(folder: Any):
+    folder.promote("v1")
+    store = folder.promote("v2")
+    Path(store.model_uri("v2"), "classifier.pth").unlink()
+    Path(store.model_uri("v2"), "classifier.pth").symlink_to("../v1/classifier.pth")
+    # The first of all: no predecessor keeps v1.
+    record = json.loads(folder.storage.read_bytes("models/classification/default/champion.json"))
+    folder.storage.write_bytes(
+        "models/classification/default/champion.json",
+        json.dumps({**record, "previous": None}).encode(),
+    )
+    folder.gc()
+    assert Path(store.model_uri("v2"), "classifier.pth").read_bytes() == b"v1"
+
+
+def test_links_in_a_ring_do_no_harm(folder: Any):
     folder.run("old", folder.dataset(b"one"))
+    for one, other in (("a", "b"), ("b", "a")):
+        Path(folder.uri, "runs", one).mkdir()
+        Path(folder.uri, "runs", one, "link").symlink_to(f"../{other}")
+    folder.gc()
+    assert folder.held() == set()
+
+
+@pytest.mark.parametrize("area", ["datasets", "models"])
+def test_area_of_another_root_is_refused(folder: Any, tmp_path: Path, area: str):
+    other = type(folder)(str(tmp_path / "other"))
+    other.promote("v1", other.dataset(b"theirs"))
+    other.run("theirs")
+    Path(folder.uri).mkdir()
+    Path(folder.uri, area).symlink_to(Path(other.uri, area))
+    folder.run("old")
+    before = other.held() | folder.held()
+    with pytest.raises(UserError, match=f"part of another root.*--root-uri {other.uri}; nothing"):
+        folder.gc()
+    assert other.held() | folder.held() == before
+
+
+@pytest.mark.parametrize(
+    "key", ["models/classification", "models", "runs", "runs/away", "datasets/away"]
+)
+def test_link_that_leads_nowhere_stops_everything(folder: Any, key: str):
+    folder.dataset(b"one")
     before = folder.held()
     link = Path(folder.uri, key)
     link.parent.mkdir(exist_ok=True)
@@ -938,6 +1075,29 @@ def test_command_is_a_dry_run_by_default(folder: Any, capsys: Any):
     assert GcConfig().keep_days == 30
     assert GcConfig().grace_hours == 24
     assert main(["gc", "--root-uri", folder.uri]) == 2
+
+
+def test_empty_address_is_no_root(capsys: Any):
+    assert main(["gc", "--root-uri", "", "--delete"]) == 2
+    assert "root_uri: an address is needed, got an empty one" in capsys.readouterr().err
+
+
+def test_work_grows_with_the_runs_and_not_with_their_square(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(40):
+        folder.storage.write_bytes(f"runs/old-{number}/report/config.json", b'{"step": "report"}')
+    looked_at: list[int] = []
+    scan = os.scandir
+
+    def count_and_scan(path: Any) -> Any:
+        looked_at.append(sum(1 for _ in Path(path).iterdir()))
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", count_and_scan)
+    folder.gc()
+    assert folder.held() == set()
+    assert sum(looked_at) < 40 * 40
 
 
 class Key(str):

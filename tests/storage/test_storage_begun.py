@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,39 @@ def test_refused_input_leaves_nothing_in_a_bucket(s3_bucket: str):
 def test_step_that_was_interrupted_may_go_on_so_its_word_stays(uri: str):
     with pytest.raises(KeyboardInterrupt), begun_at(uri):
         raise KeyboardInterrupt
-    assert len(keys_of(uri)) == 1
+    [mark] = keys_of(uri)
     with pytest.raises(UserError), begun_at(uri):
+        raise UserError("refused")
+    assert keys_of(uri) == [mark], "that of the try that was refused goes"
+
+    def fail_late() -> None:
+        open_storage(uri).write_bytes("checkpoints/1", b"")
         raise UserError("the loss is no number")
-    assert len(keys_of(uri)) == 2, "something of an earlier try lies there"
+
+    with pytest.raises(UserError), begun_at(uri):
+        fail_late()
+    assert len(keys_of(uri)) == 3
     with begun_at(uri):
         pass
-    assert keys_of(uri) == []
+    assert keys_of(uri) == ["checkpoints/1"]
+
+
+def test_what_others_left_stays(uri: str):
+    others = {
+        ".begun-0123456789ab.json": b'{"step": "evaluate", "uris": {"dataset_uri": "other"}}',
+        ".begun-0123456789ab.json.bak": b"mine",
+        ".begun-notes/thesis.tex": b"mine",
+        "begun.md": b"mine",
+    }
+    for key, content in others.items():
+        open_storage(uri).write_bytes(key, content)
+    with begun_at(uri):
+        pass
+    assert set(keys_of(uri)) == set(others)
+    time.sleep(1.1)  # a store may know whole seconds only
+    with pytest.raises(UserError), begun_at(uri):
+        raise UserError("refused")
+    assert set(keys_of(uri)) == set(others)
 
 
 def test_finished_result_is_not_written_to(uri: str):
@@ -77,6 +104,10 @@ def test_finished_result_is_not_written_to(uri: str):
 
 def test_first_of_several_processes_speaks(uri: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RANK", "1")
+    with begun_at(uri):
+        assert len(keys_of(uri)) == 1, "set for another purpose"
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
     with begun_at(uri):
         assert keys_of(uri) == []
 

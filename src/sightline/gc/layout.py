@@ -6,12 +6,13 @@ import contextlib
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sightline.data.publish import SAMPLES_FILE
 from sightline.data.shards import SHARDS_FOLDER
-from sightline.errors import UserError
+from sightline.gc.links import link_check
 from sightline.storage import Entry, join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.storage.begun import BEGUN_FILE
@@ -71,6 +72,10 @@ class Unit:
         """Count one more file."""
         self.files += 1
         self.size_bytes += entry.size_bytes
+        self.see(entry)
+
+    def see(self, entry: Entry) -> None:
+        """Look at the age of a file."""
         # A store that knows no time says 0; what may be new is never old enough.
         self.newest = max(self.newest, entry.modified or float("inf"))
 
@@ -120,16 +125,12 @@ class Area:
         self.uri = join_uri(root_uri, name)
         self.storage = open_storage(self.uri)
         self._pattern = re.compile(_PATTERNS[name], re.DOTALL)
-        self._reached_by_a_link = _link_check(self.storage.uri, self.storage)
+        self.has_deleted = False
+        self._top = Path(self.storage.uri).resolve()
+        self._reached_by_a_link = link_check(self.storage)
 
     def units(self) -> tuple[dict[str, Unit], Foreign]:
-        """Look through the whole area; memory grows with the units, not with their files.
-
-        Raises:
-            UserError: If a link leads nowhere, so that nobody knows what it would tell.
-        """
-        if isinstance(self.storage, LocalStorage):
-            _refuse_broken_links(self.storage.root)
+        """Look through the whole area; memory grows with the units, not with their files."""
         units: dict[str, Unit] = {}
         foreign = Foreign()
         linked: set[str] = set()
@@ -146,14 +147,14 @@ class Area:
                 continue
             below = entry.key[len(name) + 1 :]
             mark = split_mark(below)[1]
-            # The pictures of a run tell nothing, wherever they lie.
-            if is_linked and (mark or self.name != "runs"):
-                linked.add(name)
-            elif is_linked:
-                continue
             unit = units.setdefault(name, Unit(name))
             if not is_linked:
                 unit.add(entry)
+            else:
+                unit.see(entry)
+                # The pictures of a run tell nothing, wherever they lie; a shard tells its name.
+                if mark or self.name == "models" or below == SAMPLES_FILE:
+                    linked.add(name)
             if mark:
                 unit.marks.add(below)
             if self.name == "runs":
@@ -185,10 +186,14 @@ class Area:
             if self.unit_of(entry.key) and not self._reached_by_a_link(entry.key):
                 yield entry
 
+    def path_of(self, name: str) -> Path:
+        """Return where a unit or an object lies, if the area is a folder."""
+        return self._top / name
+
     def delete(self, key: str) -> None:
-        """Remove an object of ours; one that is not there is no error."""
-        if not self._reached_by_a_link(key):
-            self.storage.delete(key)
+        """Remove an object of ours that `entries` yielded; one that is not there is no error."""
+        self.storage.delete(key)
+        self.has_deleted = True
 
     def remove_empty_folders(self, name: str) -> None:
         """Remove the folders that a removed unit leaves behind; a bucket has none."""
@@ -198,33 +203,3 @@ class Area:
         for folder, _, _ in os.walk(self.storage.root / name, topdown=False):
             with contextlib.suppress(OSError):  # it holds something that is not ours
                 Path(folder).rmdir()
-
-
-def _refuse_broken_links(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
-        for item in found:
-            if item.is_dir(follow_symlinks=False):
-                _refuse_broken_links(Path(item.path))
-            elif item.is_symlink() and not Path(item.path).exists():
-                raise UserError(
-                    f"{item.path} is a link that leads nowhere now, so nobody knows what it needs: "
-                    "bring back what it leads to, or remove the link"
-                )
-
-
-def _link_check(uri: str, storage: object) -> Callable[[str], bool]:
-    """Return a check for files that a link inside the area leads to: they belong to another."""
-    if not isinstance(storage, LocalStorage):
-        return lambda _: False
-    top = Path(uri).resolve()
-    known: dict[Path, bool] = {}
-
-    def is_linked(key: str) -> bool:
-        path = top / key
-        folder = path.parent
-        if folder not in known:
-            known.clear()  # keys arrive folder by folder
-            known[folder] = folder.resolve() != folder
-        return known[folder] or path.is_symlink()
-
-    return is_linked

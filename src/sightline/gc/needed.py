@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,12 +55,32 @@ class Needed:
         local = address.removeprefix("file://")
         seen = {local}
         if "://" not in local:
-            seen.add(os.path.realpath(os.path.expanduser(local)))  # noqa: PTH111 - ~x may be no user
+            with contextlib.suppress(ValueError):  # no path
+                seen.add(os.path.realpath(os.path.expanduser(local)))  # noqa: PTH111 - ~x may be none
         for path in seen:
             self.datasets.update(part for part in path.split("/") if _DIGEST.fullmatch(part))
             self.runs.update(name for found in _RUN.findall(path) for name in found if name)
             for task, name, version in _MODEL_VERSION.findall(path):
                 self.models.add(f"{task}/{name}/versions/{version}")
+
+    def add_champion(self, place: str, champion: Champion) -> None:
+        """Keep a champion's version, the record before it, and what proves its numbers.
+
+        Raises:
+            UserError: If its version is no folder's name.
+        """
+        if "/" in champion.version:
+            raise UserError(
+                f"a record of models/{place} is of version {champion.version!r}, which is no "
+                "folder's name"
+            )
+        record = champion.record
+        self.models.add(f"{place}versions/{champion.version}")
+        if record.get("previous"):
+            self.models.add(f"{place}{record['previous']['record']}")
+        self.add_address(str(record.get("dataset_digest", ""))[:16])
+        for address in ("dataset_uri", "source_uri", "report_uri"):
+            self.add_address(str(record.get(address) or ""))
 
 
 def read_champions(models: Area, units: Iterable[str]) -> Needed:
@@ -86,18 +107,25 @@ def _add_champion(needed: Needed, models_uri: str, place: str) -> None:
     task, name = place.strip("/").split("/")
     needed.models.add(f"{place}{CHAMPION}")
     for champion in list(_chain(ChampionStore(models_uri, task, name))):  # whole before any use
-        if "/" in champion.version:
-            raise UserError(
-                f"{join_uri(models_uri, place)} has a champion of version {champion.version!r}, "
-                "which is no folder's name"
-            )
-        record = champion.record
-        needed.models.add(f"{place}versions/{champion.version}")
-        if record.get("previous"):
-            needed.models.add(f"{place}{record['previous']['record']}")
-        needed.add_address(str(record.get("dataset_digest", ""))[:16])
-        for address in ("dataset_uri", "source_uri", "report_uri"):
-            needed.add_address(str(record.get(address) or ""))
+        needed.add_champion(place, champion)
+
+
+def add_recent_history(
+    needed: Needed, models: Area, units: Mapping[str, Unit], limit: float
+) -> None:
+    """Keep what records name that gave way lately, as in a rollback that may be regretted.
+
+    Raises:
+        UserError: If one is damaged.
+    """
+    for name, unit in units.items():
+        place, kind = split_model(name)
+        if kind != HISTORY or unit.newest <= limit or name in needed.models:
+            continue
+        task, model = place.strip("/").split("/")
+        with contextlib.suppress(NotFoundError):  # another gc has just removed it
+            record = ChampionStore(models.uri, task, model).read_history(name.removeprefix(place))
+            needed.add_champion(place, record)
 
 
 def _chain(store: ChampionStore) -> Iterator[Champion]:
@@ -123,13 +151,24 @@ def _steps(unit: Unit) -> list[str]:
 
 
 def _is_step(runs: Area, unit: Unit, step: str) -> bool:
-    mark = posixpath.join(step, ARTIFACTS_FILE)
-    if mark in unit.marks and "files" in (_read(runs, unit, mark, strict=step in STEPS) or {}):
+    if _begun(unit, step):
         return True
+    mark = posixpath.join(step, ARTIFACTS_FILE)
+    if mark in unit.marks:
+        files = (_read(runs, unit, mark, strict=step in STEPS) or {}).get("files")
+        if _is_list_of_ours(files) or (step in STEPS and files is not None):
+            return True
     # The settings alone are left where a removal was interrupted.
-    others = [*_begun(unit, step), posixpath.join(step, CONFIG_FILE)]
-    records = (_read(runs, unit, mark, strict=False) for mark in others if mark in unit.marks)
-    return any((record or {}).get("step") in STEPS for record in records)
+    mark = posixpath.join(step, CONFIG_FILE)
+    record = _read(runs, unit, mark, strict=False) if mark in unit.marks else None
+    return (record or {}).get("step") in STEPS
+
+
+def _is_list_of_ours(files: Any) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict) and {"size_bytes", "sha256"} <= entry.keys()
+        for entry in (files.get(CONFIG_FILE), *files.values())
+    )
 
 
 def _begun(unit: Unit, step: str) -> list[str]:
@@ -165,7 +204,9 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
             elif strict and content is not None:
                 raise _damaged(runs, unit, mark)
         for mark in _begun(unit, step):
-            addresses += _texts((_read(runs, unit, mark, strict=False) or {}).get("uris"))
+            # Gone meanwhile it needs nothing more, or its result lists it.
+            content = _read_begun(runs, unit, mark)
+            addresses += _texts(content)
     return addresses
 
 
@@ -176,6 +217,19 @@ def _texts(values: Any) -> Iterator[str]:
     elif isinstance(values, dict | list):
         for value in values.values() if isinstance(values, dict) else values:
             yield from _texts(value)
+
+
+def _read_begun(runs: Area, unit: Unit, mark: str) -> dict[str, Any]:
+    """Return the addresses that a step was given; none if it has just ended."""
+    try:
+        content = json.loads(runs.storage.read_bytes(posixpath.join(unit.name, mark)))
+        if not isinstance(content["uris"], dict):
+            raise ValueError
+    except NotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise _damaged(runs, unit, mark) from None
+    return dict(content["uris"])
 
 
 def _read_listed(runs: Area, unit: Unit, step: str) -> dict[str, dict[str, Any]]:
@@ -196,7 +250,7 @@ def _read(runs: Area, unit: Unit, mark: str, strict: bool) -> dict[str, Any] | N
         if strict and runs.storage.exists(finished):
             raise _damaged(runs, unit, mark) from None
         return None  # not written yet, or another gc has just removed it
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return content

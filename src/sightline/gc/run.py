@@ -14,12 +14,14 @@ from sightline.data.shards import SHARDS_FOLDER
 from sightline.errors import UserError
 from sightline.gc.config import GcConfig, GcUris
 from sightline.gc.layout import CHAMPION, Area, Unit, split_mark, split_model
-from sightline.gc.needed import CONFIG_FILE, read_champions
+from sightline.gc.needed import CONFIG_FILE, Needed, read_champions
 from sightline.gc.survey import Doomed, Limits, Survey, look_through
-from sightline.storage import Entry, join_uri
+from sightline.storage import Entry, join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.telemetry import announce, count, track
 
+_LOOK_SECONDS = 30.0
+"""How old a look may be, at least, before something is removed by it."""
 _BATCH = 1000
 """Deletions in flight; the list of a run's files is never held whole."""
 
@@ -46,9 +48,10 @@ class Collection:
     config: GcConfig
     now: float
     removed: list[dict[str, Any]] = field(default_factory=list)
-    has_deleted: bool = False
 
     def __post_init__(self) -> None:
+        self.root = open_storage(self.uris.root_uri)
+        self.champions: dict[str, tuple[bytes, Needed]] = {}
         self.limits = Limits.before(self.now, self.config)
         self.areas = {
             name: Area(self.uris.root_uri, name) for name in ("datasets", "runs", "models")
@@ -59,11 +62,12 @@ class Collection:
         try:
             return self._collect()
         except UserError as error:
-            done = "some is deleted already" if self.has_deleted else "nothing was deleted"
+            has_deleted = any(area.has_deleted for area in self.areas.values())
+            done = "some is deleted already" if has_deleted else "nothing was deleted"
             raise UserError(f"{error}; {done}") from None
 
     def _collect(self) -> dict[str, Any]:
-        survey = first = self._look()
+        first = self._look()
         if not first.is_ours:
             raise UserError(
                 f"{self.uris.root_uri} holds no data sets, runs or champions of Sightline: give "
@@ -73,8 +77,8 @@ class Collection:
         announce("gc", f"needed: {', '.join(stays)}")
         for remove in (self._runs, self._models, self._datasets, self._shards):
             if self.config.delete and remove != self._runs:
-                survey = self._look()  # a champion may have moved, a run or a version arrived
-            remove(survey)
+                self._look()  # a champion may have moved, a run or a version arrived
+            remove()
         for area in self.areas.values():
             self._unfinished(area)
         files = sum(entry["files"] for entry in self.removed)
@@ -83,6 +87,10 @@ class Collection:
             if foreign.files:
                 what = count(foreign.files, "file")
                 announce("gc", f"left alone: {what} of unknown use, such as {foreign.example}")
+        for name, units in first.led_to.items():
+            if units:
+                what = f"{join_uri(name, min(units))} and {len(units) - 1} more"
+                announce("gc", f"kept, as a link below the root leads to it: {what}")
         total = f"{show_size(size_bytes)} in {count(files, 'file')}"
         if self.config.delete:
             announce("gc", f"removed {total}")
@@ -97,11 +105,28 @@ class Collection:
         }
 
     def _look(self) -> Survey:
-        return look_through(self.areas, self.limits, self.config.keep_runs)
+        began = time.monotonic()
+        self.survey = look_through(self.root, self.areas, self.limits, self.config.keep_runs)
+        now = time.monotonic()
+        self.look_again = now + max(_LOOK_SECONDS, now - began)
+        return self.survey
 
-    def _runs(self, survey: Survey) -> None:
+    def _is_time_to_look(self) -> bool:
+        return self.config.delete and time.monotonic() >= self.look_again
+
+    def _doomed(self, kind: str) -> Iterator[Doomed]:
+        """Yield the units of a kind that are to go; where that takes long, look again meanwhile."""
+        survey = self.survey
+        names = None
+        for doomed in getattr(survey, kind):
+            if self._is_time_to_look():
+                names = {still.unit.name for still in getattr(self._look(), kind)}
+            if names is None or doomed.unit.name in names:
+                yield doomed
+
+    def _runs(self) -> None:
         area = self.areas["runs"]
-        for doomed in survey.runs:
+        for doomed in self._doomed("runs"):
             # A step without artifacts.json is no result; config.json tells to the last that the
             # rest is ours.
             self._unit(
@@ -112,19 +137,25 @@ class Collection:
                 last=_marks(doomed.unit, CONFIG_FILE),
             )
 
-    def _models(self, survey: Survey) -> None:
+    def _models(self) -> None:
         area = self.areas["models"]
-        for doomed in survey.models:
-            if self.config.delete:
-                place, _ = split_model(doomed.unit.name)
-                present = read_champions(area, [f"{place}{CHAMPION}"])
-                if doomed.unit.name in present.models:
-                    continue
+        for doomed in self._doomed("models"):
+            place, _ = split_model(doomed.unit.name)
+            if self.config.delete and doomed.unit.name in self._champions_now(place).models:
+                continue
             self._unit(area, doomed, self.limits.finished, first=[ARTIFACTS_FILE])
 
-    def _datasets(self, survey: Survey) -> None:
+    def _champions_now(self, place: str) -> Needed:
+        """Return what the champions of a model need at this moment."""
+        area, key = self.areas["models"], f"{place}{CHAMPION}"
+        content = area.storage.read_bytes(key)
+        if self.champions.get(place, (b"",))[0] != content:
+            self.champions[place] = content, read_champions(area, [key])
+        return self.champions[place][1]
+
+    def _datasets(self) -> None:
         area = self.areas["datasets"]
-        for doomed in survey.datasets:
+        for doomed in self._doomed("datasets"):
             is_version = MANIFEST_FILE in doomed.unit.marks
             limit = self.limits.finished if is_version else self.limits.grace
             self._unit(area, doomed, limit, first=[MANIFEST_FILE])
@@ -145,7 +176,6 @@ class Collection:
                 present.add(entry)
             if present.newest > limit:
                 return
-            self.has_deleted = True
             kept_back = {f"{name}/{key}" for key in last}
             for key in first:
                 area.delete(f"{name}/{key}")
@@ -157,18 +187,20 @@ class Collection:
             area.remove_empty_folders(name)
         self._list(join_uri(area.name, name), doomed.unit, doomed.reason)
 
-    def _shards(self, survey: Survey) -> None:
+    def _shards(self) -> None:
         area = self.areas["datasets"]
         unit = Unit(SHARDS_FOLDER)
 
         def doomed() -> Iterator[str]:
             for entry in track(area.entries(SHARDS_FOLDER), "gc: shards"):
-                if _is_old(entry, self.limits.grace) and not survey.names_shard(entry.key):
+                if self._is_time_to_look():
+                    self._look()
+                is_old = _is_old(entry, self.limits.grace)
+                if is_old and not self.survey.needs_shard(area, entry.key):
                     unit.add(entry)
                     yield entry.key
 
         if self.config.delete:
-            self.has_deleted = True
             delete_all(area, doomed())
         else:
             for _ in doomed():
@@ -183,8 +215,8 @@ class Collection:
             if _is_old(entry, self.limits.grace):
                 unit.add(entry)
                 if self.config.delete:
-                    self.has_deleted = True
                     area.storage.delete_unfinished(entry)
+                    area.has_deleted = True
         if unit.files:
             self._list(area.name, unit, "writes that were begun and never ended")
 
@@ -206,7 +238,7 @@ def delete_all(area: Area, keys: Iterable[str]) -> None:
     remaining = iter(keys)
     with ThreadPoolExecutor(area.storage.parallel_requests) as pool:
         while batch := list(islice(remaining, _BATCH)):
-            list(pool.map(area.storage.delete, batch))
+            list(pool.map(area.delete, batch))
 
 
 def show_size(size_bytes: int) -> str:

@@ -14,8 +14,15 @@ from sightline.data.shards import SHARDS_FOLDER
 from sightline.errors import UserError
 from sightline.gc.config import GcConfig
 from sightline.gc.layout import CHAMPION, HISTORY, Area, Foreign, Unit, split_model
-from sightline.gc.needed import Needed, is_run, read_champions, read_run
-from sightline.storage import NotFoundError, join_uri
+from sightline.gc.links import Links, find_links
+from sightline.gc.needed import (
+    Needed,
+    add_recent_history,
+    is_run,
+    read_champions,
+    read_run,
+)
+from sightline.storage import NotFoundError, Storage, join_uri
 
 R = TypeVar("R")
 
@@ -62,21 +69,30 @@ class Survey:
     """How many champions, predecessors, runs and data set versions stay."""
     foreign: dict[str, Foreign]
     """What is not ours, by area."""
+    links: Links
+    led_to: dict[str, set[str]]
+    """What stays because a link leads to it, by area."""
     is_ours: bool
     """Whether anything of ours lies there at all."""
 
-    def names_shard(self, key: str) -> bool:
-        """Say whether a version that stays names this shard."""
+    def needs_shard(self, datasets: Area, key: str) -> bool:
+        """Say whether a version that stays names this shard, or a link leads to it."""
         match = _SHARD.fullmatch(key)
-        return match is None or bytes.fromhex(match[1]) in self.named_shards
+        return (
+            match is None
+            or bytes.fromhex(match[1]) in self.named_shards
+            or self.links.lead_to(datasets.path_of(key))
+        )
 
 
-def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Survey:
+def look_through(root: Storage, areas: dict[str, Area], limits: Limits, keep_runs: int) -> Survey:
     """Read every pointer below the root and decide.
 
     Raises:
-        UserError: If a record that says what is needed is damaged.
+        UserError: If a record that says what is needed is damaged, or lies behind a link that leads
+            nowhere.
     """
+    links = find_links(root, [area.storage for area in areas.values()])
     found = {name: area.units() for name, area in areas.items()}
     units = {name: pair[0] for name, pair in found.items()}
     foreign = {name: pair[1] for name, pair in found.items()}
@@ -88,6 +104,14 @@ def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Surv
     finished = (name for name, unit in runs.items() if unit.is_finished)
     needed.runs |= set(sorted(finished, key=lambda n: runs[n].newest, reverse=True)[:keep_runs])
     needed.runs |= {name for name, unit in runs.items() if unit.newest > limits.finished}
+    add_recent_history(needed, areas["models"], units["models"], limits.finished)
+    led_to = {
+        name: {unit for unit in units[name] if links.lead_to(area.path_of(unit))}
+        for name, area in areas.items()
+    }
+    needed.models |= led_to["models"]
+    needed.datasets |= led_to["datasets"]
+    needed.runs |= led_to["runs"]
     steps = _own_steps(areas["runs"], foreign["runs"])
     _follow_runs(areas["runs"], runs, steps, needed)
     datasets = {name: unit for name, unit in units["datasets"].items() if name != SHARDS_FOLDER}
@@ -112,6 +136,8 @@ def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Surv
             "data set versions": sum(unit.name not in gone for unit in versions),
         },
         foreign=foreign,
+        links=links,
+        led_to=led_to,
         is_ours=bool(runs or steps or units["datasets"] or champions),
     )
 

@@ -13,6 +13,7 @@ from sightline.data.stream import ImageStream
 from sightline.encoders import save_encoder
 from sightline.encoders.files import local_weights
 from sightline.errors import UserError
+from sightline.machine import started_by_torchrun
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.curves import draw_curves, write_history, write_steps
 from sightline.pretrain.probe import NeighbourProbe
@@ -70,7 +71,7 @@ def _run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         reason = "no images were given, so there is nothing to pretrain on"
         announce("pretrain", reason)
         return publish_skipped("pretrain", uris, config, uris.out_uri, reason)
-    if config.workers > 1 and not distributed.started_by_torchrun():
+    if config.workers > 1 and not started_by_torchrun():
         return _run_in_workers(uris, config)
     device = pick_device()
     exporter = Exporter(retry_counts)

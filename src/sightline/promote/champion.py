@@ -89,11 +89,20 @@ class ChampionStore:
                 f"the champion of {self.uri} names no record of its predecessor, got {previous!r}"
             ) from None
         try:
-            content = self._storage.read_bytes(key)
+            return self.read_history(key)
         except NotFoundError:
             raise UserError(
                 f"the champion's predecessor cannot be restored: {join_uri(self.uri, key)} is gone"
             ) from None
+
+    def read_history(self, key: str) -> Champion:
+        """Return a record that gave way, by its name in the store.
+
+        Raises:
+            NotFoundError: If it is gone.
+            UserError: If it was altered.
+        """
+        content = self._storage.read_bytes(key)
         if key != _history_key(content):
             raise UserError(f"{join_uri(self.uri, key)} was altered after it was written")
         return self._parse(content, key)

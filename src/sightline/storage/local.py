@@ -88,7 +88,10 @@ class LocalStorage:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
-        for entry in _walk(self.root, "", prefix):
+        # Not from the top: a root may hold many runs, and be asked for each.
+        folder = prefix.rpartition("/")[0]
+        top, key = (self._path(folder), f"{folder}/") if folder else (self.root, "")
+        for entry in _walk(top, key, prefix):
             if not _is_partial(entry):
                 yield entry
 
@@ -227,8 +230,11 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"cannot write below {folder}: {error.strerror}") from None
 
 
-def _walk(folder: Path, key: str, prefix: str) -> Iterator[Entry]:
+def _walk(folder: Path, key: str, prefix: str, above: tuple[Path, ...] = ()) -> Iterator[Entry]:
     """Yield the files below a folder whose keys start with `prefix`, in the order of the keys.
+
+    A link that leads back to where we are, or came through by other links (`above`), is passed
+    over; it would be followed without end.
 
     Nothing is held but the names of one folder a level. A folder sorts as its name and `/`, which
     is where the keys below it belong: `a-b` comes before `a/c`.
@@ -244,9 +250,14 @@ def _walk(folder: Path, key: str, prefix: str) -> Iterator[Entry]:
         below = key + name
         path = folder / name
         if name.endswith("/"):
-            # A link back to a folder above it would otherwise be followed without end.
-            if (below.startswith(prefix) or prefix.startswith(below)) and not _leads_back(path):
-                yield from _walk(path, below, prefix)
+            if not (below.startswith(prefix) or prefix.startswith(below)):
+                continue
+            if not path.is_symlink():
+                yield from _walk(path, below, prefix, above)
+                continue
+            target, passed = path.resolve(), (*above, folder.resolve())
+            if not any(place.is_relative_to(target) for place in passed):
+                yield from _walk(path, below, prefix, passed)
         elif below.startswith(prefix):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile, or a broken link
                 status = path.stat()
@@ -256,7 +267,3 @@ def _walk(folder: Path, key: str, prefix: str) -> Iterator[Entry]:
 
 def _is_partial(entry: Entry) -> bool:
     return entry.key.rpartition("/")[2].startswith(_PARTIAL_PREFIX)
-
-
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())

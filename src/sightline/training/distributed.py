@@ -6,7 +6,6 @@ training loop is written once.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from sightline.machine import started_by_torchrun
 
 T = TypeVar("T")
 
@@ -33,11 +34,6 @@ _GLOO_LOST = (
     "Timed out waiting",
     "Write error",
 )
-
-
-def started_by_torchrun() -> bool:
-    """Say whether this process is one of several that torchrun started."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
 
 
 @contextmanager
