@@ -97,6 +97,12 @@ def test_refused_storage_setting_is_told_with_every_other_problem():
     assert "--s3-addresing is unknown, did you mean --s3-addressing?" in message
 
 
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch, tmp_path):
+    """Run each test in a folder of its own, where a command may leave something."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def started(monkeypatch):
     """Note the storage settings that hold when a step starts, instead of running it."""
