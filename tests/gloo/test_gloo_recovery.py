@@ -109,11 +109,15 @@ def uninterrupted(labelled_dataset, tmp_path_factory):
     return result
 
 
+def losses_in(folder):
+    with (folder / "steps.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
 def result_of(out):
     """Return what must be the same to the last bit: the weights, and the loss of every step."""
     folder = fetch_artifacts(str(out))
-    with (folder / "steps.csv").open(newline="") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    losses = losses_in(folder)
     assert len(losses) == STEPS
     return {"weights": (folder / "simclr_backbone.pth").read_bytes(), "losses": losses}
 
@@ -284,6 +288,24 @@ def test_another_number_of_ranks_goes_on_with_the_same_images(
     assert found == pytest.approx(expected, rel=0.05)
 
 
+def test_another_number_of_ranks_differs_by_rounding_alone(labelled_dataset, tmp_path):
+    # Adam's first steps magnify rounding most: by a factor of 1,000 within two of them.
+    settings = {"preset": "seed", "blur_kernel_px": 5, "epochs": 4}
+    hook = "import torch\ntorch.set_default_dtype(torch.float64)\n"
+    settings["variables"] = hooked(
+        tmp_path / "hook", f"{hook}torch.Tensor.float = torch.Tensor.double\n"
+    )
+    Run(labelled_dataset, tmp_path / "one", **settings).wait()
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, **settings)
+    run.wait_for("epoch 3/").kill_all()
+    again = Run(labelled_dataset, tmp_path / "out", workers=1, **settings).wait()
+    assert "going on from checkpoint step-" in again.told
+    expected, found = (losses_in(tmp_path / name) for name in ("one", "out"))
+    assert len(found) == 16
+    # float32 would give a relative difference of 1e-4 at once, and 1e-2 in the end.
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
 def test_of_two_with_the_same_run_one_trains_and_the_other_says_so(
     labelled_dataset, tmp_path, uninterrupted
 ):
@@ -310,13 +332,17 @@ def test_of_two_with_the_same_run_one_trains_and_the_other_says_so(
     assert "holds the finished result of these very settings" in late.told
 
 
-def clock_wrong_by(days, folder):
-    """Return variables of an environment in which Python's clock is wrong."""
-    folder = folder / str(days)
+def hooked(folder, hook):
+    """Return variables of an environment in which every Python begins with some lines."""
     folder.mkdir()
-    hook = f"import time\nright = time.time\ntime.time = lambda: right() + {days * 86400}\n"
     (folder / "sitecustomize.py").write_text(hook)
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def clock_wrong_by(days, folder):
+    """Return variables of an environment in which Python's clock is wrong."""
+    hook = f"import time\nright = time.time\ntime.time = lambda: right() + {days * 86400}\n"
+    return hooked(folder / str(days), hook)
 
 
 def test_clocks_that_are_wrong_by_a_day_change_no_order_name_or_bit(
