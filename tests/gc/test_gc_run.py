@@ -937,7 +937,9 @@ def test_run_that_a_link_beside_it_leads_to_stays(folder: Any):
         ("runs/samples", "DATASET/samples.jsonl"),
     ],
 )
-def test_what_a_link_inside_the_root_leads_to_stays(folder: Any, link: str, target: str):
+def test_what_a_link_inside_the_root_leads_to_stays(
+    folder: Any, capsys: Any, link: str, target: str
+):
     dataset = folder.dataset(b"one")
     folder.run("old", dataset)
     folder.run("older")
@@ -945,6 +947,7 @@ def test_what_a_link_inside_the_root_leads_to_stays(folder: Any, link: str, targ
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(Path(folder.uri, target.replace("DATASET", f"datasets/{name_of(dataset)}")))
     found = folder.gc()
+    assert "gc: kept, as links below the root lead there: 1 unit of " in capsys.readouterr().out
     assert "runs/older" in removed_names(found)
     assert folder.storage.exists(f"datasets/{name_of(dataset)}/manifest.json")
     assert ("runs/old" in removed_names(found)) == ("DATASET" in target)

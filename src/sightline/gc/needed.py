@@ -204,9 +204,7 @@ def read_run(runs: Area, unit: Unit) -> list[str]:
             elif strict and content is not None:
                 raise _damaged(runs, unit, mark)
         for mark in _begun(unit, step):
-            # Gone meanwhile it needs nothing more, or its result lists it.
-            content = _read_begun(runs, unit, mark)
-            addresses += _texts(content)
+            addresses += _texts(_read_begun(runs, unit, mark))
     return addresses
 
 

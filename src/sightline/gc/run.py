@@ -89,8 +89,8 @@ class Collection:
                 announce("gc", f"left alone: {what} of unknown use, such as {foreign.example}")
         for name, units in first.led_to.items():
             if units:
-                what = f"{join_uri(name, min(units))} and {len(units) - 1} more"
-                announce("gc", f"kept, as a link below the root leads to it: {what}")
+                what = f"{count(len(units), 'unit')} of {name}, such as {min(units)}"
+                announce("gc", f"kept, as links below the root lead there: {what}")
         total = f"{show_size(size_bytes)} in {count(files, 'file')}"
         if self.config.delete:
             announce("gc", f"removed {total}")
