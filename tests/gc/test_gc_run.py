@@ -17,6 +17,7 @@ from sightline.errors import UserError
 from sightline.gc.config import GcConfig
 from sightline.gc.layout import STEPS
 from sightline.gc.run import Collection
+from sightline.promote.champion import ChampionStore
 from sightline.promote.config import RollbackConfig, RollbackUris
 from sightline.promote.rollback import run as roll_back
 from sightline.steps import PIPELINE_STEPS
@@ -393,6 +394,18 @@ def test_every_name_under_models_is_a_champion_of_its_own(root: Any):
     one, two = root.dataset(b"one"), root.dataset(b"two")
     root.promote("v1", one, name="versions")
     root.promote("v1", two, name="history")
+    before = root.held()
+    assert root.gc()["removed"] == []
+    assert root.held() == before
+
+
+@pytest.mark.parametrize("place", ["team-a", "team/of/ours"])
+def test_champion_in_a_folder_of_the_users_own_keeps_all_it_needs(root: Any, place: str):
+    dataset = root.dataset(b"one")
+    run = root.step("source", "finetune", {}, dataset_uri=dataset)
+    below = type(root)(join_uri(root.uri, "models", place))
+    store = ChampionStore(below.uri, "classification", "default")
+    assert store.move({"version": "v1", "dataset_uri": dataset, "source_uri": run}, None)
     before = root.held()
     assert root.gc()["removed"] == []
     assert root.held() == before
@@ -831,6 +844,20 @@ def test_version_that_is_prepared_again_while_others_go_stays(
     assert read_all(again) == [content]
 
 
+def test_shard_that_is_stored_again_after_it_was_listed_stays(
+    folder: Any, monkeypatch: pytest.MonkeyPatch
+):
+    first, last = sorted(shards_of(folder.datasets_of_shared_shards([b"a", b"b"])[0]))
+    content = folder.storage.read_bytes(f"datasets/{last}")
+    folder.age("", days=100)
+    monkeypatch.setattr(LocalStorage, "parallel_requests", 1)
+    while_deleting(
+        monkeypatch, first, lambda: folder.storage.write_bytes(f"datasets/{last}", content)
+    )
+    folder.gc(days_later=0)
+    assert folder.held() == {f"datasets/{last}"}
+
+
 def test_shard_that_a_new_version_names_while_others_go_stays(
     folder: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -848,142 +875,36 @@ def test_shard_that_a_new_version_names_while_others_go_stays(
     assert folder.held("datasets/shards/") == {f"datasets/{name}" for name in shards_of(added[0])}
 
 
-def test_links_to_another_place_are_not_removed_through(folder: Any, tmp_path: Path):
-    precious = tmp_path / "photos"
-    precious.mkdir()
-    (precious / "holiday.jpg").write_bytes(b"holiday")
-    folder.run("old")
-    step = Path(folder.uri, "runs/old/prepare")
-    (step / "data").symlink_to(precious)
-    (step / "link.jpg").symlink_to(precious / "holiday.jpg")
-    folder.gc()
-    assert (precious / "holiday.jpg").read_bytes() == b"holiday"
-    assert folder.held() == {"runs/old/prepare/data/holiday.jpg", "runs/old/prepare/link.jpg"}
-
-
-def move_behind_a_link(folder: Any, key: str, tmp_path: Path) -> None:
-    """Move a file or folder of a root to another place, and leave a link to it."""
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    Path(folder.uri, key).rename(moved / "it")
-    Path(folder.uri, key).symlink_to(moved / "it")
-
-
+@pytest.mark.parametrize("delete", [True, False])
 @pytest.mark.parametrize(
     "key",
     [
-        "models/classification",
-        "models/classification/default",
-        "models/classification/default/champion.json",
-        "models/classification/default/history",
-        "models/classification/default/versions",
-        "models/classification/default/versions/v1",
-        "datasets/shards",
+        *("runs/latest", "runs/old/prepare/pictures/photos", "runs/old/prepare/one.jpg"),
+        *("models/classification", "models/classification/default/champion.json"),
+        *("datasets/current", "datasets/shards/x.tar"),
     ],
 )
-def test_champions_behind_links_keep_all_they_need(folder: Any, tmp_path: Path, key: str):
-    [first, second] = folder.datasets_of_shared_shards([b"a", b"b"], [b"b", b"c"])
-    folder.promote("v1", first)
-    folder.promote("v2", second)
-    move_behind_a_link(folder, key, tmp_path)
-    before = folder.held()
-    assert folder.gc()["removed"] == []
-    assert folder.held() == before
-
-
-@pytest.mark.parametrize("name", ["", "/manifest.json", "/samples.jsonl"])
-def test_data_set_behind_a_link_keeps_its_shards(folder: Any, tmp_path: Path, name: str):
-    [linked, unneeded] = folder.datasets_of_shared_shards([b"a"], [b"b"])
-    move_behind_a_link(folder, f"datasets/{name_of(linked)}{name}", tmp_path)
-    folder.gc()
-    assert read_all(linked) == [b"a"]
-    assert folder.names("datasets") == {name_of(linked), "shards"}
-    assert not Path(unneeded).exists()
-    assert len(folder.held("datasets/shards/")) == 1
-
-
-@pytest.mark.parametrize(
-    "key", ["runs/linked", "runs/linked/report", "runs/linked/report/artifacts.json"]
-)
-def test_run_with_records_behind_links_stays_whole_and_keeps_what_it_names(
-    folder: Any, tmp_path: Path, key: str
-):
-    datasets = [folder.dataset(content) for content in (b"one", b"two")]
-    folder.run("linked", datasets[0])
-    folder.step("linked", "report", {}, dataset_uri=datasets[1])
-    move_behind_a_link(folder, key, tmp_path)
-    before = folder.held()
-    assert folder.gc()["removed"] == []
-    assert folder.held() == before
-
-
-def test_run_that_a_link_beside_it_leads_to_stays(folder: Any):
-    dataset = folder.dataset(b"one")
-    folder.run("first", dataset)
-    Path(folder.uri, "runs/latest").symlink_to("first")
-    before = folder.held()
-    assert folder.gc()["removed"] == []
-    assert folder.held() == before
-
-
-@pytest.mark.parametrize(
-    ("link", "target"),
-    [
-        ("runs/latest", "runs/old"),
-        ("runs/recent/prepare/copy.bin", "runs/old/prepare/pictures/one.jpg"),
-        ("latest", "runs/old/prepare"),
-        ("models/classification/other/versions/v1", "runs/old"),
-        ("datasets/current", "DATASET"),
-        ("runs/samples", "DATASET/samples.jsonl"),
-    ],
-)
-def test_what_a_link_inside_the_root_leads_to_stays(
-    folder: Any, capsys: Any, link: str, target: str
-):
-    dataset = folder.dataset(b"one")
-    folder.run("old", dataset)
-    folder.run("older")
-    path = Path(folder.uri, link)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.symlink_to(Path(folder.uri, target.replace("DATASET", f"datasets/{name_of(dataset)}")))
-    found = folder.gc()
-    assert "gc: kept, as links below the root lead there: 1 unit of " in capsys.readouterr().out
-    assert "runs/older" in removed_names(found)
-    assert folder.storage.exists(f"datasets/{name_of(dataset)}/manifest.json")
-    assert ("runs/old" in removed_names(found)) == ("DATASET" in target)
-    assert read_all(dataset) == [b"one"]
-
-
-def test_shard_that_a_link_leads_to_stays(folder: Any):
-    [dataset] = folder.datasets_of_shared_shards([b"a", b"b"])
-    [kept, _] = sorted(shards_of(dataset))
-    Path(folder.uri, "kept.tar").symlink_to(Path(folder.uri, "datasets", kept))
-    folder.gc()
-    assert folder.held("datasets/") == {f"datasets/{kept}"}
-
-
-def test_champion_whose_weights_are_a_link_to_another_version_keeps_them(folder: Any):
-    folder.promote("v1")
-    store = folder.promote("v2")
-    Path(store.model_uri("v2"), "classifier.pth").unlink()
-    Path(store.model_uri("v2"), "classifier.pth").symlink_to("../v1/classifier.pth")
-    # The first of all: no predecessor keeps v1.
-    record = json.loads(folder.storage.read_bytes("models/classification/default/champion.json"))
-    folder.storage.write_bytes(
-        "models/classification/default/champion.json",
-        json.dumps({**record, "previous": None}).encode(),
-    )
-    folder.gc()
-    assert Path(store.model_uri("v2"), "classifier.pth").read_bytes() == b"v1"
-
-
-def test_links_in_a_ring_do_no_harm(folder: Any):
+def test_link_stops_everything(folder: Any, tmp_path: Path, key: str, delete: bool):
     folder.run("old", folder.dataset(b"one"))
-    for one, other in (("a", "b"), ("b", "a")):
-        Path(folder.uri, "runs", one).mkdir()
-        Path(folder.uri, "runs", one, "link").symlink_to(f"../{other}")
+    folder.promote("v1")
+    path = Path(folder.uri, key)
+    if path.exists():  # it lies on another disk, say
+        path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")  # for the others it leads nowhere
+    before = folder.held()
+    with pytest.raises(
+        UserError, match=f"{key} is a link.*or remove the link; nothing was deleted"
+    ):
+        folder.gc(delete=delete)
+    assert folder.held() == before
+
+
+def test_links_elsewhere_are_no_hindrance(folder: Any):
+    folder.run("old", folder.dataset(b"one"))
+    for name, target in {"loop": "loop", "gone": "/mnt/not-there", "latest": "runs/old"}.items():
+        Path(folder.uri, name).symlink_to(target)
     folder.gc()
-    assert folder.held() == set()
+    assert folder.held("runs/") | folder.held("datasets/") == set()
 
 
 @pytest.mark.parametrize("area", ["datasets", "models"])
@@ -1000,16 +921,12 @@ def test_area_of_another_root_is_refused(folder: Any, tmp_path: Path, area: str)
     assert other.held() | folder.held() == before
 
 
-@pytest.mark.parametrize(
-    "key", ["models/classification", "models", "runs", "runs/away", "datasets/away"]
-)
-def test_link_that_leads_nowhere_stops_everything(folder: Any, key: str):
-    folder.dataset(b"one")
+@pytest.mark.parametrize("area", ["models", "runs", "datasets"])
+def test_area_whose_disk_is_away_stops_everything(folder: Any, area: str):
+    folder.run("old") if area != "runs" else folder.dataset(b"one")
     before = folder.held()
-    link = Path(folder.uri, key)
-    link.parent.mkdir(exist_ok=True)
-    link.symlink_to("/mnt/not-there")
-    with pytest.raises(UserError, match=f"{key} is a link that leads nowhere now.*nothing was"):
+    Path(folder.uri, area).symlink_to("/mnt/not-there")
+    with pytest.raises(UserError, match=f"{area} is a link that leads to no folder now"):
         folder.gc()
     assert folder.held() == before
 

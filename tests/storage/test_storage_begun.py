@@ -96,6 +96,17 @@ def test_what_others_left_stays(uri: str):
     assert set(keys_of(uri)) == set(others)
 
 
+def test_try_that_fails_after_another_has_succeeded_tells_why(uri: str):
+    def fail_late() -> None:
+        with begun_at(uri):
+            pass
+        raise UserError("already there")
+
+    with pytest.raises(UserError, match="already there"), begun_at(uri):
+        fail_late()
+    assert keys_of(uri) == []
+
+
 def test_finished_result_is_not_written_to(uri: str):
     open_storage(uri).write_bytes(ARTIFACTS_FILE, b"{}")
     with begun_at(uri):

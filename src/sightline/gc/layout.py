@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sightline.data.publish import SAMPLES_FILE
 from sightline.data.shards import SHARDS_FOLDER
-from sightline.gc.links import link_check
 from sightline.storage import Entry, join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.storage.begun import BEGUN_FILE
@@ -72,10 +70,6 @@ class Unit:
         """Count one more file."""
         self.files += 1
         self.size_bytes += entry.size_bytes
-        self.see(entry)
-
-    def see(self, entry: Entry) -> None:
-        """Look at the age of a file."""
         # A store that knows no time says 0; what may be new is never old enough.
         self.newest = max(self.newest, entry.modified or float("inf"))
 
@@ -87,8 +81,7 @@ class Foreign:
     files: int = 0
     example: str = ""
     read: dict[str, Unit] = field(default_factory=dict)
-    """What is read all the same: steps under names that no run of ours gives them, and units of
-    which a record lies behind a link."""
+    """What is read all the same: steps, and champions, in folders of the user's own."""
 
     def add(self, key: str, files: int = 1) -> None:
         """Count one more."""
@@ -113,6 +106,8 @@ def split_mark(key: str) -> tuple[str, str]:
 
 def split_model(name: str) -> tuple[str, str]:
     """Return the model a unit below `models` belongs to, as `task/name/`, and what it is there."""
+    if name.endswith(f"/{CHAMPION}"):
+        return name.removesuffix(CHAMPION), CHAMPION
     task, model, kind = name.split("/")[:3]
     return f"{task}/{model}/", kind
 
@@ -126,44 +121,28 @@ class Area:
         self.storage = open_storage(self.uri)
         self._pattern = re.compile(_PATTERNS[name], re.DOTALL)
         self.has_deleted = False
-        self._top = Path(self.storage.uri).resolve()
-        self._reached_by_a_link = link_check(self.storage)
 
     def units(self) -> tuple[dict[str, Unit], Foreign]:
         """Look through the whole area; memory grows with the units, not with their files."""
         units: dict[str, Unit] = {}
         foreign = Foreign()
-        linked: set[str] = set()
         for entry in track(self.storage.list(), f"gc: looking through {self.name}"):
             name = self.unit_of(entry.key)
-            is_linked = self._reached_by_a_link(entry.key)
             if name is None:
+                foreign.add(join_uri(self.name, entry.key))
                 step, mark = split_mark(entry.key)
                 if mark and self.name == "runs":
                     foreign.read.setdefault(step, Unit(step)).marks.add(mark)
-            if name is None or is_linked:
-                foreign.add(join_uri(self.name, entry.key))
-            if name is None:
+                if self.name == "models" and re.fullmatch(rf".+/.+/{CHAMPION}", entry.key):
+                    foreign.read[entry.key] = Unit(entry.key)
                 continue
-            below = entry.key[len(name) + 1 :]
-            mark = split_mark(below)[1]
             unit = units.setdefault(name, Unit(name))
-            if not is_linked:
-                unit.add(entry)
-            else:
-                unit.see(entry)
-                # The pictures of a run tell nothing, wherever they lie; a shard tells its name.
-                if mark or self.name == "models" or below == SAMPLES_FILE:
-                    linked.add(name)
-            if mark:
+            unit.add(entry)
+            below = entry.key[len(name) + 1 :]
+            if split_mark(below)[1]:
                 unit.marks.add(below)
             if self.name == "runs":
                 unit.steps.add(below.partition("/")[0])
-        for name in linked:
-            unit = units.pop(name)
-            foreign.read.setdefault(name, Unit(name)).marks |= unit.marks
-            if unit.files:
-                foreign.add(join_uri(self.name, name), unit.files)
         return units, foreign
 
     def unit_of(self, key: str) -> str | None:
@@ -177,23 +156,25 @@ class Area:
         """Yield what a unit holds now."""
         is_file = name.endswith(".json")
         for entry in self.storage.list(name if is_file else f"{name}/"):
-            if self.unit_of(entry.key) == name and not self._reached_by_a_link(entry.key):
+            if self.unit_of(entry.key) == name:
                 yield entry
 
     def unfinished(self) -> Iterator[Entry]:
         """Yield the writes of ours that were begun and never ended."""
         for entry in self.storage.list_unfinished():
-            if self.unit_of(entry.key) and not self._reached_by_a_link(entry.key):
+            if self.unit_of(entry.key):
                 yield entry
 
-    def path_of(self, name: str) -> Path:
-        """Return where a unit or an object lies, if the area is a folder."""
-        return self._top / name
-
     def delete(self, key: str) -> None:
-        """Remove an object of ours that `entries` yielded; one that is not there is no error."""
+        """Remove an object of ours; one that is not there is no error."""
         self.storage.delete(key)
         self.has_deleted = True
+
+    def delete_old(self, key: str, limit: float) -> None:
+        """Remove an object of ours unless it has been written again since it was listed."""
+        present = next(self.storage.list(key), None)
+        if present and present.key == key and 0 < present.modified <= limit:
+            self.delete(key)
 
     def remove_empty_folders(self, name: str) -> None:
         """Remove the folders that a removed unit leaves behind; a bucket has none."""

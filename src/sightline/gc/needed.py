@@ -104,7 +104,7 @@ def read_champions(models: Area, units: Iterable[str]) -> Needed:
 
 
 def _add_champion(needed: Needed, models_uri: str, place: str) -> None:
-    task, name = place.strip("/").split("/")
+    task, _, name = place.strip("/").rpartition("/")
     needed.models.add(f"{place}{CHAMPION}")
     for champion in list(_chain(ChampionStore(models_uri, task, name))):  # whole before any use
         needed.add_champion(place, champion)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,7 @@ from sightline.gc.config import GcConfig, GcUris
 from sightline.gc.layout import CHAMPION, Area, Unit, split_mark, split_model
 from sightline.gc.needed import CONFIG_FILE, Needed, read_champions
 from sightline.gc.survey import Doomed, Limits, Survey, look_through
-from sightline.storage import Entry, join_uri, open_storage
+from sightline.storage import Entry, join_uri
 from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.telemetry import announce, count, track
 
@@ -50,7 +51,6 @@ class Collection:
     removed: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.root = open_storage(self.uris.root_uri)
         self.champions: dict[str, tuple[bytes, Needed]] = {}
         self.limits = Limits.before(self.now, self.config)
         self.areas = {
@@ -87,10 +87,6 @@ class Collection:
             if foreign.files:
                 what = count(foreign.files, "file")
                 announce("gc", f"left alone: {what} of unknown use, such as {foreign.example}")
-        for name, units in first.led_to.items():
-            if units:
-                what = f"{count(len(units), 'unit')} of {name}, such as {min(units)}"
-                announce("gc", f"kept, as links below the root lead there: {what}")
         total = f"{show_size(size_bytes)} in {count(files, 'file')}"
         if self.config.delete:
             announce("gc", f"removed {total}")
@@ -106,7 +102,7 @@ class Collection:
 
     def _look(self) -> Survey:
         began = time.monotonic()
-        self.survey = look_through(self.root, self.areas, self.limits, self.config.keep_runs)
+        self.survey = look_through(self.areas, self.limits, self.config.keep_runs)
         now = time.monotonic()
         self.look_again = now + max(_LOOK_SECONDS, now - began)
         return self.survey
@@ -178,12 +174,13 @@ class Collection:
                 return
             kept_back = {f"{name}/{key}" for key in last}
             for key in first:
-                area.delete(f"{name}/{key}")
+                area.delete_old(f"{name}/{key}", limit)
             # What was written since is another's: a prepare that makes the same version again.
             old = (entry.key for entry in area.entries(name) if _is_old(entry, limit))
-            delete_all(area, (key for key in old if key not in kept_back))
+            rest = (key for key in old if key not in kept_back)
+            _delete_all(area.storage.parallel_requests, area.delete, rest)
             for key in kept_back:
-                area.delete(key)
+                area.delete_old(key, limit)
             area.remove_empty_folders(name)
         self._list(join_uri(area.name, name), doomed.unit, doomed.reason)
 
@@ -196,12 +193,13 @@ class Collection:
                 if self._is_time_to_look():
                     self._look()
                 is_old = _is_old(entry, self.limits.grace)
-                if is_old and not self.survey.needs_shard(area, entry.key):
+                if is_old and not self.survey.names_shard(entry.key):
                     unit.add(entry)
                     yield entry.key
 
         if self.config.delete:
-            delete_all(area, doomed())
+            delete = partial(area.delete_old, limit=self.limits.grace)
+            _delete_all(area.storage.parallel_requests, delete, doomed())
         else:
             for _ in doomed():
                 pass
@@ -233,12 +231,12 @@ class Collection:
         )
 
 
-def delete_all(area: Area, keys: Iterable[str]) -> None:
+def _delete_all(at_once: int, delete: Callable[[str], None], keys: Iterable[str]) -> None:
     """Delete objects, as many at once as the store likes, in bounded memory."""
     remaining = iter(keys)
-    with ThreadPoolExecutor(area.storage.parallel_requests) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         while batch := list(islice(remaining, _BATCH)):
-            list(pool.map(area.delete, batch))
+            list(pool.map(delete, batch))
 
 
 def show_size(size_bytes: int) -> str:

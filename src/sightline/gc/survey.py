@@ -14,7 +14,7 @@ from sightline.data.shards import SHARDS_FOLDER
 from sightline.errors import UserError
 from sightline.gc.config import GcConfig
 from sightline.gc.layout import CHAMPION, HISTORY, Area, Foreign, Unit, split_model
-from sightline.gc.links import Links, find_links
+from sightline.gc.links import refuse_links
 from sightline.gc.needed import (
     Needed,
     add_recent_history,
@@ -22,7 +22,7 @@ from sightline.gc.needed import (
     read_champions,
     read_run,
 )
-from sightline.storage import NotFoundError, Storage, join_uri
+from sightline.storage import NotFoundError, join_uri
 
 R = TypeVar("R")
 
@@ -69,30 +69,22 @@ class Survey:
     """How many champions, predecessors, runs and data set versions stay."""
     foreign: dict[str, Foreign]
     """What is not ours, by area."""
-    links: Links
-    led_to: dict[str, set[str]]
-    """What stays because a link leads to it, by area."""
     is_ours: bool
     """Whether anything of ours lies there at all."""
 
-    def needs_shard(self, datasets: Area, key: str) -> bool:
-        """Say whether a version that stays names this shard, or a link leads to it."""
+    def names_shard(self, key: str) -> bool:
+        """Say whether a version that stays names this shard."""
         match = _SHARD.fullmatch(key)
-        return (
-            match is None
-            or bytes.fromhex(match[1]) in self.named_shards
-            or self.links.lead_to(datasets.path_of(key))
-        )
+        return match is None or bytes.fromhex(match[1]) in self.named_shards
 
 
-def look_through(root: Storage, areas: dict[str, Area], limits: Limits, keep_runs: int) -> Survey:
+def look_through(areas: dict[str, Area], limits: Limits, keep_runs: int) -> Survey:
     """Read every pointer below the root and decide.
 
     Raises:
-        UserError: If a record that says what is needed is damaged, or lies behind a link that leads
-            nowhere.
+        UserError: If a record that says what is needed is damaged, or a link lies there.
     """
-    links = find_links(root, [area.storage for area in areas.values()])
+    refuse_links(area.storage for area in areas.values())
     found = {name: area.units() for name, area in areas.items()}
     units = {name: pair[0] for name, pair in found.items()}
     foreign = {name: pair[1] for name, pair in found.items()}
@@ -105,20 +97,12 @@ def look_through(root: Storage, areas: dict[str, Area], limits: Limits, keep_run
     needed.runs |= set(sorted(finished, key=lambda n: runs[n].newest, reverse=True)[:keep_runs])
     needed.runs |= {name for name, unit in runs.items() if unit.newest > limits.finished}
     add_recent_history(needed, areas["models"], units["models"], limits.finished)
-    led_to = {
-        name: {unit for unit in units[name] if links.lead_to(area.path_of(unit))}
-        for name, area in areas.items()
-    }
-    needed.models |= led_to["models"]
-    needed.datasets |= led_to["datasets"]
-    needed.runs |= led_to["runs"]
     steps = _own_steps(areas["runs"], foreign["runs"])
     _follow_runs(areas["runs"], runs, steps, needed)
     datasets = {name: unit for name, unit in units["datasets"].items() if name != SHARDS_FOLDER}
     doomed_datasets = _doomed_datasets(datasets, needed, limits)
     gone = {doomed.unit.name for doomed in doomed_datasets}
-    versions = [*datasets.values(), *foreign["datasets"].read.values()]
-    versions = [unit for unit in versions if MANIFEST_FILE in unit.marks]
+    versions = [unit for unit in datasets.values() if MANIFEST_FILE in unit.marks]
     named = _named_shards(areas["datasets"], versions, gone)
     return Survey(
         runs=tuple(
@@ -136,8 +120,6 @@ def look_through(root: Storage, areas: dict[str, Area], limits: Limits, keep_run
             "data set versions": sum(unit.name not in gone for unit in versions),
         },
         foreign=foreign,
-        links=links,
-        led_to=led_to,
         is_ours=bool(runs or steps or units["datasets"] or champions),
     )
 
