@@ -36,9 +36,14 @@ def checkpoints_at(uri, owner="one", identity=IDENTITY):
     return Checkpoints(open_storage(uri), "pretrain", owner, identity)
 
 
-def save_all(uri, steps, owner="one"):
+def take_over_at(uri, owner="two"):
     checkpoints = checkpoints_at(uri, owner)
     checkpoints.take_over()
+    return checkpoints
+
+
+def save_all(uri, steps, owner="one"):
+    checkpoints = take_over_at(uri, owner)
     for step in steps:
         checkpoints.save(state_of(step), step, wait=True)
     return checkpoints
@@ -255,7 +260,88 @@ def test_what_others_left_half_stored_is_removed(uri):
     save_all(uri, [1])
     before = keys_of(uri)
     open_storage(uri).write_bytes("step-000000000009-abc.pt", b"uploaded, and then killed")
-    checkpoints_at(uri, "two").take_over()
+    take_over_at(uri).latest()
+    assert keys_of(uri) == before
+
+
+def save_unnamed(checkpoints, step, monkeypatch):
+    """Leave what a process has stored that was killed before it moved the pointer."""
+
+    def stop(_):
+        raise LostRunError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_move_pointer", stop)
+        with pytest.raises(LostRunError):
+            checkpoints.save(state_of(step), step, wait=True)
+
+
+def kept_steps(uri):
+    kept = json.loads(open_storage(uri).read_bytes("latest.json"))["kept"]
+    return [int(name.split("-")[1]) for name in kept]
+
+
+def test_the_only_whole_one_is_taken_although_the_pointer_does_not_name_it(
+    tmp_path, monkeypatch, capsys
+):
+    uri = str(tmp_path)
+    checkpoints = save_all(uri, [1, 2, 3])
+    for path in tmp_path.glob("*.pt"):
+        path.write_bytes(b"")
+    save_unnamed(checkpoints, 4, monkeypatch)
+    again = take_over_at(uri)
+    require_latest(uri, 4, again)
+    assert again.fallbacks == 3
+    assert "taking the newest of those that latest.json does not name" in capsys.readouterr().err
+    again.save(state_of(5), 5, wait=True)
+    assert kept_steps(uri) == [5, 4]
+    assert len(keys_of(uri)) == 1 + 2 * 2
+
+
+def test_a_pointer_that_is_an_old_one_costs_no_checkpoint(uri):
+    checkpoints = save_all(uri, [1, 2, 3])
+    storage = open_storage(uri)
+    old = storage.read_bytes("latest.json")
+    for step in (4, 5, 6):
+        checkpoints.save(state_of(step), step, wait=True)
+    storage.write_bytes("latest.json", old)
+    before = keys_of(uri)
+    again = take_over_at(uri)
+    require_latest(uri, 6, again)
+    assert keys_of(uri) == before
+    again.save(state_of(7), 7, wait=True)
+    assert kept_steps(uri) == [7, 6, 5]
+
+
+def test_a_run_of_other_settings_below_an_old_pointer_is_left_as_it_was(uri):
+    checkpoints = save_all(uri, [1])
+    storage = open_storage(uri)
+    old = storage.read_bytes("latest.json")
+    for step in (2, 3, 4):
+        checkpoints.save(state_of(step), step, wait=True)
+    storage.write_bytes("latest.json", old)
+    other = checkpoints_at(uri, "two", identity={**IDENTITY, "seed": 1})
+    with pytest.raises(UserError, match="other settings"):
+        other.take_over()
+    assert storage.read_bytes("latest.json") == old
+
+
+def test_the_first_one_counts_although_a_kill_came_before_it_was_named(uri, monkeypatch, capsys):
+    save_unnamed(save_all(uri, []), 1, monkeypatch)
+    again = take_over_at(uri)
+    assert not again.are_none
+    require_latest(uri, 1, again)
+    assert again.fallbacks == 0
+    assert not capsys.readouterr().err
+
+
+def test_an_unnamed_one_goes_once_a_named_one_is_known_to_be_whole(uri, monkeypatch):
+    checkpoints = save_all(uri, [1])
+    before = keys_of(uri)
+    save_unnamed(checkpoints, 2, monkeypatch)
+    again = take_over_at(uri)
+    assert len(keys_of(uri)) == len(before) + 2
+    require_latest(uri, 1, again)
     assert keys_of(uri) == before
 
 
@@ -346,7 +432,7 @@ def test_an_old_one_that_cannot_be_deleted_is_told_and_the_new_one_is_saved(
     assert "step-000000000001" in told
     assert "was not deleted: no answer for" in told
     require_latest(str(tmp_path), 4)
-    checkpoints_at(str(tmp_path), "two").take_over()
+    take_over_at(str(tmp_path)).latest()
     assert len(keys_of(str(tmp_path))) == 1 + 2 * 3
 
 

@@ -3,7 +3,8 @@
 A checkpoint is two objects: `step-<n>-<digest>.pt` holds the state, `step-<n>-<digest>.json`, the
 manifest, its size, sha256 and whose run it is; the digest in both names is the manifest's.
 `latest.json` names the last three, newest first, and moves by a conditional write, after all of
-them are stored. Reading verifies; what is damaged is told, and the one before is taken.
+them are stored. Reading verifies; what is damaged is told, and the one before is taken, or, where
+none that is named is whole, the newest that is there. Nothing is tidied up before one is.
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ class Checkpoints:
         """Saves that failed; training went on."""
 
     def take_over(self) -> None:
-        """Make the pointer ours, so that no other process moves it, and tidy up what others left.
+        """Make the pointer ours, so that no other process moves it.
+
+        What others left beside the checkpoints that it names goes once `latest` has found a whole
+        one: the pointer may be an old one, or what it names damaged.
 
         Raises:
             LostRunError: If another process moved it at the same time.
@@ -100,7 +104,7 @@ class Checkpoints:
         """
         self._pointer = self._read_pointer()
         self._kept = self._names(self._pointer)
-        for name in self._kept:
+        for name in self._with_unnamed(self._kept):
             with contextlib.suppress(_DamagedError):  # told when its turn to be read comes
                 self._require_same_run(name, self._read_manifest(name)["identity"])
                 break
@@ -108,30 +112,44 @@ class Checkpoints:
         self._is_taken_over = True
         for entry in list(self._storage.list_unfinished()):
             self._storage.delete_unfinished(entry)
-        for entry in list(self._storage.list("step-")):
-            if entry.key.removesuffix(_STATE).removesuffix(_MANIFEST) not in self._kept:
-                self._storage.delete(entry.key)
 
     def latest(self) -> Checkpoint | None:
         """Return the newest checkpoint that is whole, or None if there is none.
 
+        Those that the pointer names come first. Who has taken the run over deletes what is not kept
+        once one was read whole.
+
         Raises:
             UserError: If there are some and none can be read, or they belong to another run.
         """
-        names = self._names(self._read_pointer())
+        named = self._names(self._read_pointer())
+        names = self._with_unnamed(named)
         for place, name in enumerate(names):
             try:
-                return self.read(name)
+                found = self.read(name)
             except _DamagedError as error:
                 self._damaged.add(name)
                 self._note_fallback()
-                before = "taking the one before" if place + 1 < len(names) else "none is left"
-                self._warn(f"checkpoint {self._shown(name)} is damaged ({error}): {before}")
+                if place + 1 == len(names):
+                    then = "none is left"
+                elif place + 1 == len(named):
+                    then = f"taking the newest of those that {_POINTER} does not name"
+                else:
+                    then = "taking the one before"
+                self._warn(f"checkpoint {self._shown(name)} is damaged ({error}): {then}")
+                continue
+            if self._is_taken_over:
+                if name not in named:
+                    self._kept = [*names[place : place + KEPT], *named]
+                self._tidy()
+            return found
         if names:
             raise UserError(
                 f"none of the {len(names)} checkpoints under {self._storage.uri} can be read, and "
-                "nothing was deleted: restore one, or delete that folder to start anew"
+                "none was deleted: restore one, or delete that folder to start anew"
             )
+        if self._is_taken_over:
+            self._tidy()
         return None
 
     def read(self, name: str) -> Checkpoint:
@@ -332,27 +350,33 @@ class Checkpoints:
             return None
 
     def _names(self, pointer: bytes | None) -> list[str]:
-        if pointer is not None:
-            try:
-                kept = json.loads(pointer)["kept"]
-                if all(isinstance(name, str) for name in kept):
-                    return list(kept)
-            except (ValueError, KeyError, TypeError):
-                pass
-        found = {
-            entry.key.removesuffix(_MANIFEST)
-            for entry in self._storage.list("step-")
-            if entry.key.endswith(_MANIFEST)
-        }
-        if pointer is None and not found:
-            return []
-        self._note_fallback()
-        how = "missing" if pointer is None else "damaged"
-        self._warn(
-            f"{join_uri(self._storage.uri, _POINTER)} is {how}: taking the newest of the "
-            f"{len(found)} checkpoints that are there"
-        )
-        return sorted(found, reverse=True)[:KEPT]
+        named = _named_in(pointer)
+        if named:
+            return named
+        found = self._stored()
+        # A whole pointer names none where a kill came before the first was named: no damage.
+        if named is None and (found or pointer is not None):
+            self._note_fallback()
+            how = "missing" if pointer is None else "damaged"
+            self._warn(
+                f"{join_uri(self._storage.uri, _POINTER)} is {how}: taking the newest of the "
+                f"{len(found)} checkpoints that are there"
+            )
+        return found[:KEPT]
+
+    def _with_unnamed(self, named: list[str]) -> list[str]:
+        return [*named, *(name for name in self._stored() if name not in named)]
+
+    def _stored(self) -> list[str]:
+        """Return the names of all that have a manifest, newest first."""
+        keys = [entry.key for entry in self._storage.list("step-")]
+        found = [key.removesuffix(_MANIFEST) for key in keys if key.endswith(_MANIFEST)]
+        return sorted(found, reverse=True)
+
+    def _tidy(self) -> None:
+        for entry in list(self._storage.list("step-")):
+            if entry.key.removesuffix(_STATE).removesuffix(_MANIFEST) not in self._kept:
+                self._storage.delete(entry.key)
 
     def _require_same_run(self, name: str, identity: Mapping[str, Any]) -> None:
         changed = sorted(
@@ -388,6 +412,17 @@ class Checkpoints:
 
 class _DamagedError(Exception):
     """A checkpoint whose bytes are not those that were stored."""
+
+
+def _named_in(pointer: bytes | None) -> list[str] | None:
+    """Return the names that a pointer holds; None if there is none, or it is damaged."""
+    if pointer is None:
+        return None
+    try:
+        kept = json.loads(pointer)["kept"]
+        return list(kept) if all(isinstance(name, str) for name in kept) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _digest_of(content: bytes) -> str:
