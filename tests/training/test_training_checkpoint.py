@@ -145,6 +145,16 @@ def test_without_a_whole_pointer_the_newest_that_is_there_is_taken(change, tmp_p
     require_latest(str(tmp_path), 3)
 
 
+@pytest.mark.parametrize("kept", ["abc", {"a": 1}, [1], None])
+def test_a_pointer_without_a_list_of_names_is_damaged(kept, tmp_path, capsys):
+    save_all(str(tmp_path), [1])
+    (tmp_path / "latest.json").write_text(json.dumps({"kept": kept}))
+    checkpoints = checkpoints_at(str(tmp_path))
+    require_latest(str(tmp_path), 1, checkpoints)
+    assert checkpoints.fallbacks == 1
+    assert "latest.json is damaged: taking the newest of the 1" in capsys.readouterr().err
+
+
 def test_all_damaged_is_an_error_and_nothing_is_deleted(tmp_path):
     save_all(str(tmp_path), [1, 2])
     for path in tmp_path.glob("*.pt"):

@@ -420,7 +420,8 @@ def _named_in(pointer: bytes | None) -> list[str] | None:
         return None
     try:
         kept = json.loads(pointer)["kept"]
-        return list(kept) if all(isinstance(name, str) for name in kept) else None
+        is_whole = isinstance(kept, list) and all(isinstance(name, str) for name in kept)
+        return kept if is_whole else None
     except (ValueError, KeyError, TypeError):
         return None
 
