@@ -30,6 +30,32 @@ def test_what_was_written_is_read_whole_and_in_part(storage):
     assert storage.read_bytes("a/b.bin", start=3, size_bytes=4) == b"3456"
 
 
+WRITES = {
+    "anew": lambda storage: storage.write_bytes("x", b"new"),
+    "if unchanged": lambda storage: storage.write_if_unchanged("x", b"new", b"old"),
+    "if absent": lambda storage: storage.write_if_unchanged("y", b"new", None),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("can_sync", [True, False])
+def test_the_folder_is_synced_after_its_file_is_in_place(can_sync, write, storage, monkeypatch):
+    storage.write_bytes("x", b"old")
+    folder = storage.root.stat().st_ino
+    synced = []
+
+    def fsync(descriptor):
+        if os.fstat(descriptor).st_ino == folder:
+            key = "y" if write == "if absent" else "x"
+            synced.append(storage.read_bytes(key))
+            if not can_sync:
+                raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    WRITES[write](storage)
+    assert synced == [b"new"]
+
+
 def test_failed_write_leaves_the_old_object_and_no_partial_file(storage, tmp_path):
     storage.write_bytes("kept.txt", b"old")
     with pytest.raises(TypeError):

@@ -168,12 +168,23 @@ def replacing(path: Path, put: Callable[[Path, Path], None] = os.replace) -> Ite
             os.fsync(file.fileno())
         partial.chmod(0o644)
         put(partial, path)
+        _sync_folder(path.parent)
     except FileExistsError:
         raise
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Or a power cut may undo the rename, though the file's bytes are on the disk (fsync(2)).
+    with contextlib.suppress(OSError):  # a file system that cannot, or a folder we may not open
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _put_new(partial: Path, path: Path) -> None:
