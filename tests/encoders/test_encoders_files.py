@@ -217,7 +217,11 @@ def test_code_inside_a_weights_file_is_refused_and_never_runs(tmp_path, write):
     target = tmp_path / "it-ran"
     write({"conv1.weight": Payload(str(target))}, tmp_path / "weights.pth")
     encoder = build_encoder(EncoderSpec("resnet18", 64), seed=0)
-    with pytest.raises(UserError, match="not a plain state dict that loads safely"):
+    told = (
+        r"weights\.pth is not a plain state dict that loads safely \(it holds [\w.]+\): give a "
+        r"PyTorch file, as torch\.save\(encoder\.state_dict\(\), path\) writes it$"
+    )
+    with pytest.raises(UserError, match=told):
         load_weights(encoder, tmp_path / "weights.pth")
     assert not target.exists()
 

@@ -16,7 +16,7 @@ from sightline.errors import UserError
 from sightline.storage import NotFoundError, open_storage
 from sightline.storage.artifacts import fetch_artifacts, read_json, sha256_of, write_json
 from sightline.storage.scratch import ScratchFolder
-from sightline.training.tensors import save_tensors
+from sightline.training.tensors import ForeignFileError, load_tensors, save_tensors
 
 BACKBONE_FILE = "simclr_backbone.pth"
 SPEC_FILE = "encoder.json"
@@ -170,15 +170,12 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
         UserError: If it is anything else than a plain state dict.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except Exception as error:  # on foreign bytes the unpickler fails in any way, IndexError too
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # On foreign bytes the message may be a bare number, or PyTorch's advice to load unsafely.
-        told = f" ({reason})" if " " in reason and "weights_only" not in reason else ""
+    except ForeignFileError as error:
         raise UserError(
-            f"{path} is not a plain state dict that loads safely{told}: give a PyTorch file, "
+            f"{path} is not a plain state dict that loads safely{error}: give a PyTorch file, "
             "as torch.save(encoder.state_dict(), path) writes it"
         ) from None
     if not isinstance(state, Mapping):

@@ -6,7 +6,6 @@ Ultralytics' own format is pickled code, and the safe loader refuses a network t
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from sightline.encoders.base import Encoder, EncoderSpec, build_encoder
 from sightline.errors import UserError
 from sightline.scoring.detection import Detections
 from sightline.storage import fetch_artifacts
-from sightline.training.tensors import save_tensors
+from sightline.training.tensors import ForeignFileError, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from sightline.encoders.yolo_network import DetectorNetwork
@@ -173,7 +172,7 @@ def read_detector(path: Path) -> Detector:
         UserError: If the file is no detector of ours, or Ultralytics is not installed.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
         if not isinstance(content, dict):
             raise TypeError(f"it holds a {type(content).__name__}")
         version = content["format_version"]
@@ -182,10 +181,11 @@ def read_detector(path: Path) -> Detector:
         spec = DetectorSpec.from_json(content["detector"])
         detector = build_detector(build_encoder(spec.encoder, seed=0), spec)
         detector.network.load_state_dict(content["state_dict"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (ForeignFileError, RuntimeError, KeyError, TypeError) as error:
+        is_foreign = isinstance(error, ForeignFileError)
+        reason = error if is_foreign else f" ({str(error).splitlines()[0]})"
         raise UserError(
-            f"{path} is no detector written by sightline detect: {reason}; an Ultralytics .pt "
+            f"{path} is no detector written by sightline detect{reason}; an Ultralytics .pt "
             "file is not accepted, because loading one runs code"
         ) from None
     detector.network.eval()

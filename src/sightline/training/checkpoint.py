@@ -12,15 +12,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import pickle
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from sightline.errors import UserError
 from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
@@ -33,7 +30,7 @@ from sightline.telemetry.metrics import (
     CHECKPOINT_FALLBACKS,
     CHECKPOINT_SAVED_AT,
 )
-from sightline.training.tensors import save_tensors
+from sightline.training.tensors import ForeignFileError, load_tensors, save_tensors
 
 KEPT = 3
 _TRIES = 5
@@ -179,13 +176,13 @@ class Checkpoints:
             except AlteredError as error:
                 raise _DamagedError(str(error)) from None
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                state = load_tensors(path)
+            except ForeignFileError as error:
                 # Its digest is right, so it was written like this: no damage, and not by us.
                 raise UserError(
                     f"{self._shown(name + _STATE)} is refused: it holds more than tensors and "
-                    f"plain values ({str(error).splitlines()[0]}); nothing in it was run. Find out "
-                    "who wrote it, then delete it"
+                    f"plain values{error}; nothing in it was run. Find out who wrote it, then "
+                    "delete it"
                 ) from None
         return Checkpoint(name, state)
 

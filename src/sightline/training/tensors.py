@@ -1,7 +1,8 @@
-"""Writing tensors to a file, as plain values that load safely."""
+"""Tensors in a file, as plain values that load safely."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,29 @@ from typing import Any
 import torch
 
 from sightline.errors import UserError
+
+
+class ForeignFileError(Exception):
+    """A file of something else; the text is what it holds, in brackets, or empty."""
+
+
+def load_tensors(path: Path) -> Any:
+    """Read tensors and plain values; nothing in the file is run.
+
+    Raises:
+        ForeignFileError: If it holds anything else. PyTorch's own words advise to load it all the
+            same, and are not repeated.
+        OSError: If it cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # on foreign bytes the unpickler fails in any way, IndexError too
+        if "allocate memory" in str(error):
+            raise
+        found = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+        raise ForeignFileError(f" (it holds {found[1]})" if found else "") from None
 
 
 def save_tensors(content: Mapping[str, Any], path: Path) -> None:
