@@ -8,12 +8,15 @@ import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticUndefined
 
 from sightline.errors import SettingsError
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""A seed as every generator takes it; numpy's older one and scikit-learn take none above."""
 
 
 class StepConfig(BaseModel):

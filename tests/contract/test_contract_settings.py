@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.settings_page import render_settings_page
 from sightline.config import StepConfig, StepUris
+from sightline.errors import SettingsError
 from sightline.steps import COMMANDS, PIPELINE_STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,21 @@ def test_every_setting_and_address_is_read_in_its_step(step):
     read = names_read_in(step.package)
     assert set(step.config_class.model_fields) - read == set()
     assert set(step.uris_class.model_fields) - read == set()
+
+
+def test_every_seed_is_one_that_every_generator_takes():
+    largest = 2**32 - 1  # of numpy.random.seed and scikit-learn's random_state
+    seeds = [
+        (step.config_class, name)
+        for step in STEPS
+        for name in step.config_class.model_fields
+        if name.endswith("seed")
+    ]
+    assert len(seeds) == 8
+    for cls, name in seeds:
+        cls.from_values({name: largest})
+        with pytest.raises(SettingsError, match=rf"{name}: .* less than or equal to {largest}, "):
+            cls.from_values({name: largest + 1})
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Seed, StepConfig, StepUris
 
 
 class DemoUris(StepUris):
@@ -17,7 +17,7 @@ class DemoUris(StepUris):
 class DemoConfig(StepConfig):
     """How many phantoms are drawn, and how large."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Decides every pixel: the same seed and settings give the same files."""
     patients: int = Field(default=132, ge=12, le=100_000)
     """Patients with a labelled lesion; a third has each kind."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Seed, StepConfig, StepUris
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -76,7 +76,7 @@ class DetectConfig(StepConfig):
     """Most space, in GiB, that the images of train and val may take on this machine's disk while
     the detectors train; Ultralytics reads files. A larger set is refused before anything is
     read."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the head, of the random backbone, of order, augmentations and resamples."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Seed, StepConfig, StepUris
 from sightline.training.names import Precision
 
 
@@ -25,7 +25,7 @@ class EvaluateUris(StepUris):
 class EvaluateConfig(StepConfig):
     """How one linear layer is trained on frozen features, and how neighbours vote."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the linear layer, the order of its images, the random encoder and the bootstrap."""
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Side in pixels that images are resized to; 0 means the size the encoder learned from."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Seed, StepConfig, StepUris
 from sightline.training.names import Precision
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -27,7 +27,7 @@ class FinetuneUris(StepUris):
 class FinetuneConfig(StepConfig):
     """How the whole classifier is trained, and the same network from scratch beside it."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the head, the scratch network, the order of images, their views and the bootstrap."""
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Side in pixels that images are brought to; 0 means the size the encoder learned from."""

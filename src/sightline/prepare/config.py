@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Seed, StepConfig, StepUris
 
 
 class PrepareUris(StepUris):
@@ -48,7 +48,7 @@ class PrepareConfig(StepConfig):
         "demo": {},
     }
 
-    split_seed: int = Field(default=0, ge=0)
+    split_seed: Seed = 0
     """Decides, with a group's name and nothing else, the split of the group. The pipeline's seed
     leaves it alone: trainings with other seeds are tested on the same images."""
     test_fraction: float = Field(default=0.2, gt=0, lt=1)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Seed, StepConfig, StepUris
 from sightline.encoders.names import IMAGENET_MEAN, IMAGENET_STD, EncoderName
 from sightline.training.names import OptimizerName, Precision
 
@@ -211,7 +211,7 @@ class PretrainConfig(StepConfig):
     """Local folder that receives TensorBoard's event files while training runs; empty: none. The
     result has them in any case."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the initial weights, the order of the images and every view."""
 
     changes_no_result: ClassVar[frozenset[str]] = frozenset(

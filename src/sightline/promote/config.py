@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Seed, StepConfig, StepUris
 
 Task = Literal["classification", "detection"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -54,7 +54,7 @@ class PromoteConfig(StepConfig):
     gate_margin: Annotated[float, Field(ge=0, le=1)] = 0.0
     """By how much the challenger must beat the champion, in units of the metric; a tie never
     promotes."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the bootstrap behind the intervals."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Seed, StepConfig, StepUris
 
 
 class ReportUris(StepUris):
@@ -35,7 +35,7 @@ class ReportConfig(StepConfig):
     groups_are: Annotated[str, Field(max_length=500)] = ""
     """What a group stands for where it is no patient, such as `runs of consecutive slices, a
     stand-in that narrows the intervals`; shown beside the intervals."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the bootstrap, of t-SNE and of the choice of the images it maps."""
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """Bootstrap draws of groups behind the interval of each gap between two protocols."""

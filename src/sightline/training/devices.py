@@ -52,7 +52,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 def seed_everything(seed: int) -> None:
     """Seed the generators of Python, numpy and torch, on every device."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
