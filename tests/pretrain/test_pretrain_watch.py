@@ -227,7 +227,7 @@ def test_prometheus_can_ask_a_training_how_it_goes(noise_images, tiny_config, mo
     monkeypatch.setenv("SIGHTLINE_METRICS_PORT", "0")
     exporter = Exporter()
     source = ArrayStream(noise_images, None, batch_size=8, seed=0, lanes=8)
-    with exporter.serving():
+    with exporter.serving("pretrain"):
         pretrained = pretrain_from(source, tiny_config, exporter=exporter)
         with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics") as answer:
             families = text_string_to_metric_families(answer.read().decode())

@@ -40,7 +40,7 @@ def exporter(monkeypatch):
 
 
 def test_what_was_set_is_served_and_the_server_goes_with_the_block(exporter):
-    with exporter.serving():
+    with exporter.serving("pretrain"):
         exporter.set(TRAIN_LOSS, 2.5, "pretrain")
         exporter.add(TRAIN_STEPS, 1, "pretrain")
         exporter.add(TRAIN_STEPS, 1, "pretrain")
@@ -59,6 +59,19 @@ def test_what_was_set_is_served_and_the_server_goes_with_the_block(exporter):
         scrape(port)
 
 
+def test_a_steps_counters_are_served_at_0_before_they_count(exporter):
+    with exporter.serving("pretrain"):
+        found = scrape(exporter.port)
+    counters = {key[0]: value for key, value in found.items() if key[1:] == ("pretrain",)}
+    assert counters == {
+        "sightline_train_steps_total": 0,
+        "sightline_train_images_total": 0,
+        "sightline_train_data_wait_seconds_total": 0,
+        "sightline_checkpoint_failures_total": 0,
+        "sightline_checkpoint_fallbacks_total": 0,
+    }
+
+
 @pytest.mark.parametrize("port", ["taken", "no number", "99999"])
 def test_a_port_that_cannot_be_had_is_told_and_fails_nothing(port, monkeypatch, capsys):
     with socket.socket() as taken:
@@ -67,7 +80,7 @@ def test_a_port_that_cannot_be_had_is_told_and_fails_nothing(port, monkeypatch, 
         value = str(taken.getsockname()[1]) if port == "taken" else port
         monkeypatch.setenv("SIGHTLINE_METRICS_PORT", value)
         exporter = Exporter()
-        with exporter.serving():
+        with exporter.serving("pretrain"):
             exporter.set(TRAIN_LOSS, 1.0, "pretrain")
             assert exporter.port is None
     assert f"metrics are not served on port '{value}'" in capsys.readouterr().err
@@ -160,7 +173,7 @@ def test_what_was_dropped_when_the_step_began_is_served_while_it_runs(
     exporter, monkeypatch, capsys
 ):
     monkeypatch.setenv("SIGHTLINE_PUSHGATEWAY_URL", "http://127.0.0.1:9")  # nobody listens
-    with exporter.serving():
+    with exporter.serving("pretrain"):
         before = scrape(exporter.port)["sightline_push_dropped_total",]
         begin()
         assert scrape(exporter.port)["sightline_push_dropped_total",] == before + 1

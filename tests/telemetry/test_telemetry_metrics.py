@@ -49,6 +49,6 @@ def test_prometheus_finds_nothing_to_complain_about():
 def test_without_a_port_nothing_is_opened_and_setting_costs_nothing(monkeypatch):
     monkeypatch.delenv("SIGHTLINE_METRICS_PORT", raising=False)
     exporter = Exporter()
-    with exporter.serving():
+    with exporter.serving("pretrain"):
         assert exporter.port is None
         exporter.set(TRAIN_LOSS, 1.0, "pretrain")

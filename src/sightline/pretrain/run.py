@@ -88,7 +88,7 @@ def _run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
                     local_weights(uris.initial_weights_uri, config.initial_weights_sha256)
                 )
             if distributed.is_main():
-                stack.enter_context(exporter.serving())
+                stack.enter_context(exporter.serving("pretrain"))
             recovery = stack.enter_context(_recovery(identity, uris, config, exporter))
             # Asked again: while we waited for the claim, its holder may have finished.
             finished = distributed.from_main(lambda: _read_finished(uris, config))

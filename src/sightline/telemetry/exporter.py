@@ -51,13 +51,20 @@ class Exporter:
         """Where `/metrics` is served, if it is."""
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Serve `/metrics` for as long as the block runs, where the environment names a port."""
+    def serving(self, step: str) -> Iterator[None]:
+        """Serve `/metrics` for as long as the block runs, where the environment names a port.
+
+        A step's counters are there from the beginning, at 0: Prometheus sees no increase in a
+        series whose first value is 1.
+        """
         wanted = os.environ.get(PORT_VARIABLE, "")
         if not wanted:
             yield
             return
         instruments = _Instruments(self._retries)
+        for metric in METRICS:
+            if metric.kind == "counter" and metric.labels == ("step",):
+                instruments.of(metric, (step,))
         try:
             from prometheus_client import start_http_server
 
