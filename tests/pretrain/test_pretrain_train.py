@@ -15,6 +15,7 @@ from sightline.errors import UserError
 from sightline.pretrain import PretrainConfig, pretrain, train
 from sightline.pretrain.train import pretrain_from
 from sightline.training.preemption import WorkersLostError
+from sightline.training.recovery import recovery_of
 
 
 def test_one_process_gives_the_same_bits_twice(noise_images, tiny_config, monkeypatch):
@@ -168,6 +169,9 @@ class SavedAtOnce:
     def after_step(self, state, global_step, epoch_ends):
         self.states.append((global_step, state()))
 
+    def are_none(self):
+        return not self.states
+
     def finish(self):
         pass
 
@@ -181,6 +185,27 @@ def test_weights_that_are_no_numbers_are_never_saved(noise_images, tiny_settings
     with pytest.raises(UserError, match="no longer finite after step 1, so it was neither saved"):
         pretrain_from(source, config, recovery)
     assert recovery.states == []
+
+
+@pytest.mark.parametrize("every_seconds", [0, 1e9])
+def test_another_out_uri_is_asked_for_where_a_checkpoint_is_kept_alone(
+    every_seconds, noise_images, tiny_settings, tmp_path
+):
+    config = PretrainConfig.from_values(
+        {**tiny_settings, "optimizer": "sgd", "learning_rate": 1e30}
+    )
+    source = ArrayStream(noise_images, None, batch_size=8, seed=0, lanes=8)
+    uri = tmp_path / "checkpoints"
+    with (
+        pytest.raises(UserError, match="step 2 of epoch 1") as caught,
+        recovery_of(str(uri), "pretrain", {}, every_seconds) as recovery,
+    ):
+        pretrain_from(source, config, recovery)
+    kept = "and choose another out_uri; the checkpoints before it are kept"
+    assert str(caught.value).endswith(
+        kept if every_seconds == 0 else "raise warmup_epochs or temperature"
+    )
+    assert uri.exists() == (every_seconds == 0)
 
 
 @pytest.mark.parametrize("count", [0, 1])

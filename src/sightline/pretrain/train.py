@@ -153,7 +153,7 @@ def pretrain_from(
             f"add images to the train split{way_out}"
         )
     watch = TrainingWatch(config, source.steps_per_epoch, exporter or Exporter())
-    training = _Training(source, config, watch, initial_weights)
+    training = _Training(source, config, watch, initial_weights, recovery)
     if recovery is not None and (state := recovery.load()) is not None:
         training.restore(state)
     batches = load_batches(
@@ -184,8 +184,10 @@ class _Training:
         config: PretrainConfig,
         watch: TrainingWatch,
         initial_weights: Path | None,
+        recovery: Recovery | None,
     ) -> None:
         self._config = config
+        self._recovery = recovery
         self._steps_per_epoch = source.steps_per_epoch
         self.device = pick_device()
         network = ContrastiveNetwork(config)
@@ -379,8 +381,8 @@ class _Training:
         raise UserError(
             f"the {what} became {value} in step {self.step + 1} of epoch {self.epoch}, so training "
             f"stopped before it changed the weights: lower learning_rate (it is "
-            f"{self._config.learning_rate:g}), raise warmup_epochs or temperature{also}, and "
-            "choose another out_uri; the checkpoints before it are kept"
+            f"{self._config.learning_rate:g}), raise warmup_epochs or temperature{also}"
+            f"{self._elsewhere()}"
         )
 
     def _require_finite_state(self) -> None:
@@ -389,9 +391,15 @@ class _Training:
                 raise UserError(
                     f"{name} is no longer finite after step {self.global_step}, so it was neither "
                     f"saved nor published: lower learning_rate (it is "
-                    f"{self._config.learning_rate:g}) or raise warmup_epochs, and choose another "
-                    "out_uri; the checkpoints before it are kept"
+                    f"{self._config.learning_rate:g}) or raise warmup_epochs{self._elsewhere()}"
                 )
+
+    def _elsewhere(self) -> str:
+        # Other settings are another run. Without a checkpoint nothing is left of this one. What
+        # rank 0 says is shown; all processes stop at the same step.
+        if self._recovery is None or self._recovery.are_none():
+            return ""
+        return ", and choose another out_uri; the checkpoints before it are kept"
 
     def _have_collapsed(self, std: float, loss: float) -> bool:
         return std < _COLLAPSED_STD and self._is_no_signal(loss)
@@ -424,8 +432,8 @@ class _Training:
                 f"the projections have collapsed: after epoch {record.epoch} they all point the "
                 f"same way (embedding_std {record.embedding_std:.4f}) and the loss "
                 f"{record.loss:.3f} is that of no signal ({chance:.3f}), {way_out}lower "
-                f"learning_rate (it is {self._config.learning_rate:g}), raise warmup_epochs, set "
-                "projection_batch_norm to true, and choose another out_uri"
+                f"learning_rate (it is {self._config.learning_rate:g}), raise warmup_epochs, or "
+                f"set projection_batch_norm to true{self._elsewhere()}"
             )
 
 

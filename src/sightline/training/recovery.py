@@ -99,6 +99,12 @@ class Recovery:
         if distributed.is_main() and (due or (epoch_ends and not self.checkpoints.is_saving)):
             self._save(state, global_step, wait=False)
 
+    def are_none(self) -> bool:
+        """Wait for the save on its way, and say whether there is none; only rank 0 knows."""
+        with suppress(LostRunError):
+            self.checkpoints.finish()
+        return self.checkpoints.are_none
+
     def finish(self) -> None:
         """Wait for the save on its way.
 
