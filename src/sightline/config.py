@@ -6,17 +6,29 @@ import difflib
 import json
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticUndefined
 
 from sightline.errors import SettingsError
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed as every generator takes it; numpy's older one and scikit-learn take none above."""
+
+Rule = tuple[str, Callable[[Any], bool]]
+"""What must hold of several settings together: what to say where it does not, with the settings in
+the place of `{0}`, and whether it does."""
 
 
 class StepConfig(BaseModel):
@@ -36,6 +48,24 @@ class StepConfig(BaseModel):
     )
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"seed": {}}
+    rules: ClassVar[Sequence[Rule]] = ()
+
+    @model_validator(mode="after")
+    def _follow_rules(self, info: ValidationInfo) -> Self:
+        refused = info.context or frozenset()
+        for name in refused:
+            self.__dict__.pop(name, None)
+        broken = []
+        for text, holds in self.rules:
+            try:
+                if not holds(self):
+                    broken.append(text.format(self))
+            except AttributeError:
+                if not refused:
+                    raise  # else a rule about a setting that was refused by itself
+        if broken:
+            raise _BrokenRulesError(broken)
+        return self
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> Self:
@@ -55,10 +85,12 @@ class StepConfig(BaseModel):
             start = cls.presets[preset]
         else:
             problems.append(f"preset {preset!r} is unknown, use one of {', '.join(cls.presets)}")
+        values = {**start, **given}
         try:
-            config = cls.model_validate({**start, **given})
+            config = cls.model_validate(values)
         except ValidationError as error:
             problems.extend(_explain(cls, error))
+            problems.extend(_explain_rest(cls, values, error))
         if problems:
             count = f"{len(problems)} setting{'s' if len(problems) > 1 else ''}"
             raise SettingsError(f"{cls.__name__} rejects {count}: " + "; ".join(problems), problems)
@@ -75,6 +107,12 @@ class StepConfig(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Return the values as JSON types, without those that are None."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+class _BrokenRulesError(ValueError):
+    def __init__(self, rules: Sequence[str]) -> None:
+        super().__init__("; ".join(rules))
+        self.rules = rules
 
 
 class StepUris(StepConfig):
@@ -162,6 +200,8 @@ def _explain(cls: type[StepConfig], error: ValidationError) -> list[str]:
             problems.append(f"{name} is unknown, {hint}")
         elif problem["type"] == "missing":
             problems.append(f"{name} is required")
+        elif isinstance(broken := problem.get("ctx", {}).get("error"), _BrokenRulesError):
+            problems.extend(broken.rules)
         elif problem["type"] == "value_error":
             rule = problem["msg"].removeprefix("Value error, ")
             problems.append(f"{name}: {rule}" if problem["loc"] else rule)
@@ -169,6 +209,24 @@ def _explain(cls: type[StepConfig], error: ValidationError) -> list[str]:
             rule = problem["msg"][0].lower() + problem["msg"][1:]
             problems.append(f"{name}: {rule}, got {problem['input']!r}")
     return problems
+
+
+def _explain_rest(
+    cls: type[StepConfig], values: Mapping[str, Any], error: ValidationError
+) -> list[str]:
+    """Say which rules are broken among the settings that were not refused by themselves.
+
+    pydantic looks at several together only where each alone is right.
+    """
+    refused = frozenset(problem["loc"][0] for problem in error.errors() if problem["loc"])
+    if not refused:
+        return []
+    try:
+        rest = {name: value for name, value in values.items() if name not in refused}
+        cls.model_validate(rest, context=refused)
+    except ValidationError as broken:
+        return [] if any(problem["loc"] for problem in broken.errors()) else _explain(cls, broken)
+    return []
 
 
 def default_of(cls: type[StepConfig], name: str) -> Any:

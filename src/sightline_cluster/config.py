@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from sightline.config import StepConfig, check_http_address
+from sightline.config import Rule, StepConfig, check_http_address
 
 
 def _written(pattern: str, needed: str) -> AfterValidator:
@@ -165,11 +166,10 @@ class ClusterConfig(StepConfig):
             raise ValueError(f"a node has one value of a label, got {', '.join(twice)}: keep one")
         return pairs
 
-    @model_validator(mode="after")
-    def _give_each_process_a_gpu(self) -> Self:
-        if self.gpus and self.processes_per_pod > self.gpus:
-            raise ValueError(
-                f"each process of a pod needs a GPU of its own, got processes_per_pod "
-                f"{self.processes_per_pod} and gpus {self.gpus}: raise gpus, or lower the processes"
-            )
-        return self
+    rules: ClassVar[Sequence[Rule]] = (
+        (
+            "each process of a pod needs a GPU of its own, got processes_per_pod "
+            "{0.processes_per_pod} and gpus {0.gpus}: raise gpus, or lower the processes",
+            lambda config: not config.gpus or config.processes_per_pod <= config.gpus,
+        ),
+    )

@@ -101,6 +101,23 @@ def test_settings_that_cannot_work_are_refused(values, message):
         PretrainConfig.from_values(values)
 
 
+def test_settings_that_clash_are_told_beside_those_that_are_refused_alone():
+    values = {
+        **{"temperature": 0, "epochs": 0, "epoch": 1},
+        **{"blur_kernel_px": 4, "crop_scale_min": 0.9, "crop_scale_max": "0.5"},
+        "warmup_epochs": 200,  # too many for the default, but how many epochs are meant is unknown
+    }
+    with pytest.raises(SettingsError) as caught:
+        PretrainConfig.from_values(values)
+    assert set(caught.value.problems) == {
+        "temperature: input should be greater than 0, got 0",
+        "epochs: input should be greater than or equal to 1, got 0",
+        "epoch is unknown, did you mean epochs?",
+        "blur_kernel_px must be odd, got 4",
+        "crop_scale_min must not exceed crop_scale_max, got 0.9 and 0.5",
+    }
+
+
 def test_custom_normalisation_is_what_the_user_gives():
     config = PretrainConfig(normalize="custom", normalize_mean=(0.2, 0.2, 0.2))
     assert config.mean == (0.2, 0.2, 0.2)

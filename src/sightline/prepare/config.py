@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from sightline.config import Seed, StepConfig, StepUris
+from sightline.config import Rule, Seed, StepConfig, StepUris
 
 
 class PrepareUris(StepUris):
@@ -31,11 +31,12 @@ class PrepareUris(StepUris):
     out_uri: str
     """Folder for this step's report and metrics."""
 
-    @model_validator(mode="after")
-    def _need_images(self) -> Self:
-        if not (self.images_uri or self.labels_uri or self.boxes_uri):
-            raise ValueError("give at least one of images_uri, labels_uri and boxes_uri")
-        return self
+    rules: ClassVar[Sequence[Rule]] = (
+        (
+            "give at least one of images_uri, labels_uri and boxes_uri",
+            lambda uris: bool(uris.images_uri or uris.labels_uri or uris.boxes_uri),
+        ),
+    )
 
 
 class PrepareConfig(StepConfig):
@@ -96,11 +97,10 @@ class PrepareConfig(StepConfig):
             )
         return pattern
 
-    @model_validator(mode="after")
-    def _leave_some_for_training(self) -> Self:
-        if self.test_fraction + self.val_fraction >= 1:
-            raise ValueError(
-                f"test_fraction {self.test_fraction:g} and val_fraction {self.val_fraction:g} "
-                "leave nothing for training: their sum must be below 1"
-            )
-        return self
+    rules: ClassVar[Sequence[Rule]] = (
+        (
+            "test_fraction {0.test_fraction:g} and val_fraction {0.val_fraction:g} leave nothing "
+            "for training: their sum must be below 1",
+            lambda config: config.test_fraction + config.val_fraction < 1,
+        ),
+    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from sightline.config import Seed, StepConfig, StepUris
+from sightline.config import Rule, Seed, StepConfig, StepUris
 from sightline.encoders.names import IMAGENET_MEAN, IMAGENET_STD, EncoderName
 from sightline.training.names import OptimizerName, Precision
 
@@ -313,37 +313,63 @@ class PretrainConfig(StepConfig):
         of_a_lane = self.global_batch_size // self.used_lanes
         return math.ceil(of_a_lane / max(1, self.images_per_pass // self.used_lanes))
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
+    @property
+    def smallest_pass(self) -> int:
+        """Fewest images over which BatchNorm takes mean and variance."""
         lanes = self.used_lanes
-        smallest_pass = self.global_batch_size // lanes // self.passes * lanes
-        if self.batch_norm == "per_worker":
-            smallest_pass //= self.workers
-        shared = self.global_batch_size % self.workers == 0
-        rules = {
-            f"blur_kernel_px must be odd, got {self.blur_kernel_px}": self.blur_kernel_px % 2 == 1,
-            f"blur_kernel_px must be below twice image_size, got {self.blur_kernel_px} and "
-            f"{self.image_size}": self.blur_kernel_px < 2 * self.image_size,
-            f"blur_sigma_min must not exceed blur_sigma_max, got {self.blur_sigma_min} and "
-            f"{self.blur_sigma_max}": self.blur_sigma_min <= self.blur_sigma_max,
-            f"crop_scale_min must not exceed crop_scale_max, got {self.crop_scale_min} and "
-            f"{self.crop_scale_max}": self.crop_scale_min <= self.crop_scale_max,
-            f"warmup_epochs must be fewer than epochs, got {self.warmup_epochs} and "
-            f"{self.epochs}": self.warmup_epochs < self.epochs,
-            f"global_batch_size must be a multiple of workers, got {self.global_batch_size} and "
-            f"{self.workers}": shared,
-            f"workers must divide the lanes that images are read in, {lanes} of lanes "
-            f"{self.lanes} fit global_batch_size {self.global_batch_size}, got {self.workers} "
-            f"workers: set lanes to {self.workers}": lanes % self.workers == 0 or not shared,
-            f"images_per_pass must be 0, or at least the {lanes} lanes of images, got "
-            f"{self.images_per_pass}: raise it, or lower lanes": self.images_per_pass
-            not in range(1, lanes),
+        images = self.global_batch_size // lanes // self.passes * lanes
+        return images // self.workers if self.batch_norm == "per_worker" else images
+
+    rules: ClassVar[Sequence[Rule]] = (
+        (
+            "blur_kernel_px must be odd, got {0.blur_kernel_px}",
+            lambda config: config.blur_kernel_px % 2 == 1,
+        ),
+        (
+            "blur_kernel_px must be below twice image_size, got {0.blur_kernel_px} and "
+            "{0.image_size}",
+            lambda config: config.blur_kernel_px < 2 * config.image_size,
+        ),
+        (
+            "blur_sigma_min must not exceed blur_sigma_max, got {0.blur_sigma_min} and "
+            "{0.blur_sigma_max}",
+            lambda config: config.blur_sigma_min <= config.blur_sigma_max,
+        ),
+        (
+            "crop_scale_min must not exceed crop_scale_max, got {0.crop_scale_min} and "
+            "{0.crop_scale_max}",
+            lambda config: config.crop_scale_min <= config.crop_scale_max,
+        ),
+        (
+            "warmup_epochs must be fewer than epochs, got {0.warmup_epochs} and {0.epochs}",
+            lambda config: config.warmup_epochs < config.epochs,
+        ),
+        (
+            "global_batch_size must be a multiple of workers, got {0.global_batch_size} and "
+            "{0.workers}",
+            lambda config: config.global_batch_size % config.workers == 0,
+        ),
+        (
+            "workers must divide the lanes that images are read in, {0.used_lanes} of lanes "
+            "{0.lanes} fit global_batch_size {0.global_batch_size}, got {0.workers} workers: set "
+            "lanes to {0.workers}",
+            lambda config: (
+                config.global_batch_size % config.workers != 0
+                or config.used_lanes % config.workers == 0
+            ),
+        ),
+        (
+            "images_per_pass must be 0, or at least the {0.used_lanes} lanes of images, got "
+            "{0.images_per_pass}: raise it, or lower lanes",
+            lambda config: config.images_per_pass not in range(1, config.used_lanes),
+        ),
+        (
             "images_per_pass must give BatchNorm 2 images or more, or it compares the views of one "
-            f"image with each other, got {self.images_per_pass}: raise it": self.passes == 1
-            or smallest_pass > 1,
-            f"normalize_std must be above 0, got {self.normalize_std}": min(self.normalize_std) > 0,
-        }
-        broken = [text for text, holds in rules.items() if not holds]
-        if broken:
-            raise ValueError("; ".join(broken))
-        return self
+            "image with each other, got {0.images_per_pass}: raise it",
+            lambda config: config.passes == 1 or config.smallest_pass > 1,
+        ),
+        (
+            "normalize_std must be above 0, got {0.normalize_std}",
+            lambda config: min(config.normalize_std) > 0,
+        ),
+    )

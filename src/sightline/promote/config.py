@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from sightline.config import Seed, StepConfig, StepUris
+from sightline.config import Rule, Seed, StepConfig, StepUris
 
 Task = Literal["classification", "detection"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -64,15 +64,18 @@ class PromoteConfig(StepConfig):
         "demo": {"gate_floor": 0.4},
     }
 
-    @model_validator(mode="after")
-    def _metric_belongs_to_task(self) -> Self:
-        allowed = METRICS_OF_TASK[self.task]
-        if self.gate_metric not in ("auto", *allowed):
-            raise ValueError(
-                f"gate_metric {self.gate_metric} does not exist for task {self.task}: "
-                f"use auto or one of {', '.join(allowed)}"
-            )
-        return self
+    rules: ClassVar[Sequence[Rule]] = (
+        (
+            "gate_metric {0.gate_metric} does not exist for task {0.task}: use auto or one of "
+            "{0.metrics}",
+            lambda config: config.gate_metric in ("auto", *METRICS_OF_TASK[config.task]),
+        ),
+    )
+
+    @property
+    def metrics(self) -> str:
+        """The metrics that may decide, as a message lists them."""
+        return ", ".join(METRICS_OF_TASK[self.task])
 
     @property
     def metric(self) -> str:
