@@ -14,6 +14,7 @@ from sightline.cli import show_value
 from sightline.config import StepConfig, nearest_name
 from sightline.errors import SettingsError, UserError
 from sightline.prepare.config import PrepareUris
+from sightline.pretrain.config import PretrainConfig, require_given_weights
 from sightline.steps import PIPELINE_STEPS, Step
 from sightline.storage import join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
@@ -145,6 +146,11 @@ def make_plan(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
         problems.append(f"--run-id needs letters, digits, dots, _ or -, got {run_id!r}")
     problems += _address_problems(out, place, ask_stores=storage is not None)
+    if isinstance(pretrain := configs.get("pretrain"), PretrainConfig):
+        try:
+            require_given_weights(place.get("data_initial_weights", ""), pretrain)
+        except SettingsError as error:
+            problems.append(f"pretrain: {error}")
     plan = Plan(_absolute(out), run_id, place, preset, configs, storage or StorageConfig(), cluster)
     if not problems:
         problems += _results_in_the_way(plan)

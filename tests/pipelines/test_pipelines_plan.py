@@ -275,6 +275,12 @@ def test_server_that_gives_no_answer_ends_with_1_and_one_line(s3_bucket, monkeyp
     assert told.startswith("pipelines: try later: ")
 
 
+def test_a_sha256_without_weights_to_start_from_is_refused(tmp_path):
+    sha256 = {"initial_weights_sha256": "f37072fd"}
+    with pytest.raises(SettingsError, match=r"pretrain: .*f37072fd .* got no initial_weights_uri"):
+        plan(tmp_path / "out", pretrain=sha256)
+
+
 def test_weights_to_start_from_are_looked_for_and_handed_on(tmp_path):
     data = {"data_images": "images", "data_initial_weights": "weights.pth"}
     with pytest.raises(SettingsError, match="--initial-weights needs a file that can be read"):

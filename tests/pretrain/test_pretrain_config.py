@@ -89,7 +89,15 @@ def test_every_setting_says_what_it_is():
             "images_per_pass must give BatchNorm 2 images or more",
         ),
         ({"lanes": 0}, "lanes: input should be greater than or equal to 1"),
-        ({"normalize_std": (1, 0, 1)}, "normalize_std must be above 0"),
+        ({"normalize": "custom", "normalize_std": (1, 0, 1)}, "normalize_std must be above 0"),
+        (
+            {"normalize_mean": (0, 0, 0)},
+            "normalize_mean is used where normalize is custom, got it with imagenet: set normalize",
+        ),
+        (
+            {"preset": "paper", "normalize_std": (1, 1, 1)},
+            "normalize_std is used where normalize is custom, got it with none: set normalize",
+        ),
         ({"global_batch_size": 1}, "global_batch_size: input should be greater than or equal to 2"),
         ({"temperature": 0}, "temperature: input should be greater than 0"),
         ({"jitter_hue": 0.6}, "jitter_hue: input should be less than or equal to 0.5"),

@@ -87,6 +87,10 @@ def test_the_step_gives_pretraining_the_groups_of_the_data_set(
     ("values", "message"),
     [
         ({"optimizer": "sgd", "learning_rate": 1e30}, "step 2 of epoch 1"),
+        (
+            {"initial_weights_sha256": "f37072fd"},
+            "initial_weights_sha256 f37072fd needs .* got no initial_weights_uri: give it, or",
+        ),
         ({"global_batch_size": 37}, "one batch needs 37 images, got 36: add images .* to 36"),
     ],
 )

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from sightline.config import Rule, Seed, StepConfig, StepUris
 from sightline.encoders.names import IMAGENET_MEAN, IMAGENET_STD, EncoderName
+from sightline.errors import SettingsError
 from sightline.training.names import OptimizerName, Precision
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -372,4 +373,28 @@ class PretrainConfig(StepConfig):
             "normalize_std must be above 0, got {0.normalize_std}",
             lambda config: min(config.normalize_std) > 0,
         ),
+        # At the default it was not given, or by a file that holds every setting.
+        (
+            "normalize_mean is used where normalize is custom, got it with {0.normalize}: set "
+            "normalize to custom, or leave it out",
+            lambda config: config.normalize == "custom" or config.normalize_mean == IMAGENET_MEAN,
+        ),
+        (
+            "normalize_std is used where normalize is custom, got it with {0.normalize}: set "
+            "normalize to custom, or leave it out",
+            lambda config: config.normalize == "custom" or config.normalize_std == IMAGENET_STD,
+        ),
     )
+
+
+def require_given_weights(initial_weights_uri: str, config: PretrainConfig) -> None:
+    """Refuse the sha256 of weights that are not given.
+
+    Raises:
+        SettingsError: If so; training would start from random weights.
+    """
+    if config.initial_weights_sha256 and not initial_weights_uri:
+        raise SettingsError(
+            f"initial_weights_sha256 {config.initial_weights_sha256} needs the weights that have "
+            "it, got no initial_weights_uri: give it, or leave the sha256 out"
+        )

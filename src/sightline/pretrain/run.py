@@ -14,7 +14,7 @@ from sightline.encoders import save_encoder
 from sightline.encoders.files import local_weights
 from sightline.errors import UserError
 from sightline.machine import started_by_torchrun
-from sightline.pretrain.config import PretrainConfig, PretrainUris
+from sightline.pretrain.config import PretrainConfig, PretrainUris, require_given_weights
 from sightline.pretrain.curves import draw_curves, write_history, write_steps
 from sightline.pretrain.probe import NeighbourProbe
 from sightline.pretrain.temperature import temperature_figure
@@ -63,6 +63,7 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
 
 
 def _run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
+    require_given_weights(uris.initial_weights_uri, config)
     finished = _read_finished(uris, config)
     if finished is not None:
         return finished
