@@ -251,6 +251,18 @@ def test_who_was_taken_over_stores_nothing_that_counts(uri):
     require_latest(uri, 3)
 
 
+def test_who_was_taken_over_before_it_has_read_deletes_nothing(uri):
+    save_all(uri, [1])
+    first = take_over_at(uri, "first")
+    second = take_over_at(uri, "second")
+    for step in (2, 3):
+        second.save(state_of(step), step, wait=True)
+    before = keys_of(uri)
+    require_latest(uri, 3, first)
+    assert keys_of(uri) == before
+    require_latest(uri, 3)
+
+
 def test_without_a_pointer_no_checkpoint_is_deleted_and_the_newest_is_taken(uri, capsys):
     save_all(uri, [1, 2])
     before = keys_of(uri)

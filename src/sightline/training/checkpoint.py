@@ -135,18 +135,16 @@ class Checkpoints:
                     then = "taking the one before"
                 self._warn(f"checkpoint {self._shown(name)} is damaged ({error}): {then}")
                 continue
-            if self._is_taken_over:
-                if name not in named:
-                    self._kept = [*names[place : place + KEPT], *named]
-                self._tidy()
+            if self._is_taken_over and name not in named:
+                self._kept = [*names[place : place + KEPT], *named]
+            self._tidy()
             return found
         if names:
             raise UserError(
                 f"none of the {len(names)} checkpoints under {self._storage.uri} can be read, and "
                 "none was deleted: restore one, or delete that folder to start anew"
             )
-        if self._is_taken_over:
-            self._tidy()
+        self._tidy()
         return None
 
     def read(self, name: str) -> Checkpoint:
@@ -371,9 +369,16 @@ class Checkpoints:
         return sorted(found, reverse=True)
 
     def _tidy(self) -> None:
-        for entry in list(self._storage.list("step-")):
-            if entry.key.removesuffix(_STATE).removesuffix(_MANIFEST) not in self._kept:
-                self._storage.delete(entry.key)
+        if not self._is_taken_over or self.is_saving:
+            return
+        keys = [entry.key for entry in self._storage.list("step-")]
+        # Reading may take long. Who has taken the run over meanwhile moved the pointer before it
+        # stored anything, so none of the keys is of theirs while the pointer is ours.
+        if self._read_pointer() != self._pointer:
+            return
+        for key in keys:
+            if key.removesuffix(_STATE).removesuffix(_MANIFEST) not in self._kept:
+                self._storage.delete(key)
 
     def _require_same_run(self, name: str, identity: Mapping[str, Any]) -> None:
         changed = sorted(
