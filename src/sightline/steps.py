@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline.config import StepConfig, StepUris
+from sightline.machine import started_by_torchrun
 from sightline.storage.begun import step_begun
 from sightline.storage.retries import retries_told
 from sightline.storage.scratch import remove_dead_scratch
@@ -52,7 +53,8 @@ class Step:
         with ExitStack() as stack:
             stack.enter_context(retries_told(self.name))
             stack.enter_context(outcome_pushed(self.name))
-            if self in PIPELINE_STEPS:  # what gc removes, the steps of runs name
+            # What gc removes, the steps of runs name. Workers say it where their errors are seen.
+            if self in PIPELINE_STEPS and not started_by_torchrun():
                 stack.enter_context(step_begun(self.name, uris))
             return self.run(uris, config)
 

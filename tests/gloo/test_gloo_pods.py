@@ -124,6 +124,15 @@ def test_what_the_user_can_mend_ends_the_job_in_the_users_words(pods, tmp_path):
     assert "no-such-set" in both[0].message.read_text()
 
 
+def test_place_that_cannot_be_written_to_ends_the_job_in_the_users_words(
+    pods, labelled_dataset, tmp_path
+):
+    (tmp_path / "file").write_text("")
+    both = pods(labelled_dataset, tmp_path / "file" / "out")
+    assert [pod.wait() for pod in both] == [2, 2], both[0].told
+    assert "cannot write" in both[0].message.read_text()
+
+
 def _kill_children_left(folder):
     for process in Path("/proc").iterdir():
         try:

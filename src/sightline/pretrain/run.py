@@ -28,6 +28,7 @@ from sightline.storage import (
     require_new,
 )
 from sightline.storage.artifacts import publish_skipped, read_json, write_json
+from sightline.storage.begun import step_begun
 from sightline.storage.retries import retry_counts
 from sightline.telemetry import announce, count
 from sightline.telemetry.exporter import Exporter
@@ -58,7 +59,10 @@ def run(uris: PretrainUris, config: PretrainConfig) -> dict[str, Any]:
         PreemptedError: After a SIGTERM, with everything saved.
         AlreadyRunningError: If another process trains the same `out_uri`.
     """
-    with report_errors(distributed.is_lost_peer):
+    with ExitStack() as stack:
+        stack.enter_context(report_errors(distributed.is_lost_peer))
+        if started_by_torchrun():  # an error of it, too, is to be told where the launcher finds it
+            stack.enter_context(step_begun("pretrain", uris))
         return _run(uris, config)
 
 
