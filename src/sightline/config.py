@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticUndefined
@@ -25,6 +25,17 @@ from sightline.errors import SettingsError
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """A seed as every generator takes it; numpy's older one and scikit-learn take none above."""
+
+
+def _refuse_empty(address: str) -> str:
+    # An unset variable; joined with a name it would be a folder of the machine's own, /runs.
+    if not address:
+        raise ValueError("an address is needed, got an empty one")
+    return address
+
+
+Place = Annotated[str, AfterValidator(_refuse_empty)]
+"""An address below which folders of ours lie, by names of their own."""
 
 Rule = tuple[str, Callable[[Any], bool]]
 """What must hold of several settings together: what to say where it does not, with the settings in
@@ -117,14 +128,6 @@ class _BrokenRulesError(ValueError):
 
 class StepUris(StepConfig):
     """A step's addresses: where it reads and where it writes; `s3://…` or a path."""
-
-    @field_validator("*")
-    @classmethod
-    def _refuse_empty(cls, value: str, info: ValidationInfo) -> str:
-        # An unset variable; joined with a name it would be a folder of the machine's own, /runs.
-        if not value and cls.model_fields[str(info.field_name)].is_required():
-            raise ValueError("an address is needed, got an empty one")
-        return value
 
 
 def read_values(text: str, flag: str = "--config") -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from sightline.config import StepConfig, StepUris
+from sightline.config import Place, StepConfig, StepUris
 
 
 class GcUris(StepUris):
     """Where pipeline runs put everything."""
 
-    root_uri: str
+    root_uri: Place
     """What runs were given as `out`: the folder that holds `datasets`, `runs` and `models`."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from sightline.config import Rule, Seed, StepConfig, StepUris
+from sightline.config import Place, Rule, Seed, StepConfig, StepUris
 
 Task = Literal["classification", "detection"]
 ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -31,7 +31,7 @@ class PromoteUris(StepUris):
     """Data set version with labels whose test split judges classifiers; empty: there is none."""
     boxes_uri: str = ""
     """Data set version with boxes whose test split judges detectors; empty: there is none."""
-    models_uri: str
+    models_uri: Place
     """Store of promoted models; the champion is <models_uri>/<task>/<name>/champion.json."""
     out_uri: str
     """Folder for decision.json; must hold no result yet."""
@@ -86,7 +86,7 @@ class PromoteConfig(StepConfig):
 class RollbackUris(StepUris):
     """The store whose champion is moved back."""
 
-    models_uri: str
+    models_uri: Place
     """Store of promoted models; the champion is <models_uri>/<task>/<name>/champion.json."""
 
 
