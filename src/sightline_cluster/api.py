@@ -197,6 +197,11 @@ class Api:
                 f"namespace {self.namespace} has no room for another job: delete finished ones, "
                 f"which stay for cluster.keep_hours, or raise the quota; it says: {told}"
             )
+        if error.status == 403 and "system:anonymous" in told:
+            return UserError(
+                f"the cluster takes us for nobody: renew the login that KUBECONFIG names (a token, "
+                f"a certificate, an exec plugin); it says: {told}"
+            )
         if error.status == 403:
             return RefusedError(
                 f"{told}: bind the role sightline-launcher of k8s/base to whoever that is, in "

@@ -251,8 +251,10 @@ def _container(task: Task, config: ClusterConfig) -> Manifest:
         "image": _image(task, config),
         "imagePullPolicy": config.image_pull_policy,
         "command": ["python", "-m", "sightline_cluster.worker"],
-        "args": _arguments(task),
-        "env": [{"name": name, "value": value} for name, value in _environment(task, config)],
+        "args": [_literal(argument) for argument in _arguments(task)],
+        "env": [
+            {"name": name, "value": _literal(value)} for name, value in _environment(task, config)
+        ],
         # The second is the operator's own, which it would add to the first.
         "ports": [
             {"name": "metrics", "containerPort": METRICS_PORT},
@@ -284,6 +286,11 @@ def _image(task: Task, config: ClusterConfig) -> str:
     if not task.has_data:
         needed = TRAIN
     return {TRAIN: config.train_image, DETECT: config.detect_image}[needed] or needed
+
+
+def _literal(text: str) -> str:
+    """Return a text as Kubernetes hands it on unchanged: it reads `$(NAME)` and `$$`."""
+    return text.replace("$", "$$")
 
 
 def _arguments(task: Task) -> list[str]:

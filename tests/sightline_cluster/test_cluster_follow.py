@@ -303,6 +303,7 @@ def test_api_that_stays_away_ends_the_launcher_and_not_the_job(api, backend):
         (404, 'namespaces "team" not found', "there is no namespace team: kubectl apply"),
         (403, 'User "eve" cannot get resource "pytorchjobs"', "bind the role sightline-launcher"),
         (401, "Unauthorized", "does not accept who we are"),
+        (403, 'User "system:anonymous" cannot get resource "pytorchjobs"', "renew the login"),
         (400, "admission webhook denied the request", "refuses the job"),
     ],
 )

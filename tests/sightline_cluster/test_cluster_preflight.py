@@ -47,6 +47,7 @@ def refuse_jobs(api, status, message):
         (404, 'namespaces "team" not found', "there is no namespace team: kubectl apply"),
         (403, 'User "eve" cannot create resource "pytorchjobs"', "bind the role sightline-launch"),
         (401, "Unauthorized", "does not accept who we are"),
+        (403, 'User "system:anonymous" cannot create resource "pytorchjobs"', "renew the login"),
     ],
 )
 def test_run_that_the_cluster_would_refuse_is_not_started(api, run, status, message, told):

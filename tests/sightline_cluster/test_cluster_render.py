@@ -264,6 +264,22 @@ def test_store_is_reached_as_pods_reach_it_and_keys_come_from_a_secret(task):
     assert "envFrom" not in container_of(render_pytorchjob(task(), ClusterConfig(s3_secret="")))
 
 
+def test_texts_reach_the_worker_as_they_are(task):
+    # https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/: $(NAME) is
+    # replaced, $$ is one $.
+    bucket = "s3://b/a$$b$(AWS_SECRET_ACCESS_KEY)$c"
+    container = container_of(
+        render_pytorchjob(task(bucket=bucket, storage={"s3_region": "$(HOME)"}), ClusterConfig())
+    )
+    texts = [*container["args"], *(entry["value"] for entry in container["env"])]
+    assert not any("$(" in text.replace("$$", "") for text in texts)
+    flags = [text.replace("$$", "$") for text in container["args"][1:]]
+    command = COMMANDS["pretrain"]
+    uris, _, _ = parse_step("pretrain", "", command.uris_class, command.config_class, flags)
+    assert uris.out_uri == f"{bucket}/runs/first/pretrain"
+    assert {"name": "SIGHTLINE_S3_REGION", "value": "$$(HOME)"} in container["env"]
+
+
 OWN_HOSTS = [
     *("localhost", "s3.localhost", "LOCALHOST", "localhost.", "localhost.localdomain"),
     *("localhost6", "ip6-localhost", "ip6-loopback"),
