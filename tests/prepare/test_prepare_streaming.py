@@ -30,7 +30,7 @@ BY_GROUP = PrepareConfig(group_pattern=r"(p\d+)_")
 # Kills its process in the middle of its n-th write: the bytes are there, the name is not yet.
 KILLED = """
 import os, signal, sys
-writes = iter(range(1, 1000))
+writes = iter(range(1000))  # the first, number 0, says that the step has begun
 def kill_or(put):
     def kill_or_put(partial, path):
         if next(writes) == int(sys.argv[1]):
@@ -45,7 +45,7 @@ sys.exit(main(sys.argv[2:]))
 KILLED_ON_S3 = """
 import os, signal, sys
 from sightline.storage.s3 import S3Storage
-send, writes = S3Storage._send, iter(range(1, 1000))
+send, writes = S3Storage._send, iter(range(1000))
 def kill_or_send(self, access, *arguments):
     if access == "write" and next(writes) == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
