@@ -1002,11 +1002,16 @@ def test_empty_address_is_no_root(capsys: Any):
     assert "root_uri: an address is needed, got an empty one" in capsys.readouterr().err
 
 
-def test_work_grows_with_the_runs_and_not_with_their_square(
-    folder: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "units", "most"), [("runs", 40, 40 * 40), ("shards", 120, 2400)])
+def test_work_grows_with_the_units_and_not_with_their_square(
+    folder: Any, monkeypatch: pytest.MonkeyPatch, kind: str, units: int, most: int
 ):
-    for number in range(40):
-        folder.storage.write_bytes(f"runs/old-{number}/report/config.json", b'{"step": "report"}')
+    for number in range(units):
+        key = {
+            "runs": f"runs/old-{number}/report/config.json",
+            "shards": f"datasets/shards/{number:064x}.tar",
+        }[kind]
+        folder.storage.write_bytes(key, b'{"step": "report"}')
     looked_at: list[int] = []
     scan = os.scandir
 
@@ -1017,7 +1022,7 @@ def test_work_grows_with_the_runs_and_not_with_their_square(
     monkeypatch.setattr("os.scandir", count_and_scan)
     folder.gc()
     assert folder.held() == set()
-    assert sum(looked_at) < 40 * 40
+    assert sum(looked_at) < most
 
 
 class Key(str):

@@ -73,6 +73,7 @@ def test_key_that_leaves_the_folder_is_refused_for_every_call(storage, tmp_path,
         lambda: storage.read_bytes(key),
         lambda: storage.write_if_unchanged(key, b"x", expected=None),
         lambda: storage.exists(key),
+        lambda: storage.find(key),
         lambda: storage.delete(key),
         lambda: storage.upload(tmp_path / "source", key),
     ]
@@ -120,6 +121,14 @@ def test_entry_says_when_it_was_written(storage, tmp_path):
     storage.write_bytes("a", b"")
     os.utime(tmp_path / "store" / "a", (1e9, 1e9))
     assert next(storage.list()).modified == 1e9
+
+
+def test_find_describes_one_object_as_the_list_does(storage):
+    for key in ("a/1", "a/10", "b"):
+        storage.write_bytes(key, b"12345")
+    [listed] = [entry for entry in storage.list() if entry.key == "a/1"]
+    assert storage.find("a/1") == listed
+    assert [storage.find(key) for key in ("a", "a/", "b/1", "c", "a/2")] == [None] * 5
 
 
 def test_download_gives_the_whole_file_or_leaves_the_old_one(storage, tmp_path):
@@ -233,6 +242,7 @@ def test_folder_that_may_not_be_entered_is_told_by_every_call(closed):
     source.write_bytes(b"1")
     for call in (
         lambda: storage.exists("a"),
+        lambda: storage.find("a"),
         lambda: storage.download("a", closed / "a"),
         lambda: storage.read_bytes("a"),
         lambda: storage.write_bytes("a", b"1"),

@@ -113,6 +113,14 @@ def test_markers_that_consoles_put_for_folders_are_not_listed(storage, s3_server
     assert keys_of(storage) == ["folder/image"]
 
 
+def test_find_describes_one_object_as_the_list_does(storage):
+    for key in ("a/1", "a/10", "b"):
+        storage.write_bytes(key, b"12345")
+    [listed] = [entry for entry in storage.list() if entry.key == "a/1"]
+    assert storage.find("a/1") == listed
+    assert [storage.find(key) for key in ("a", "a/", "b/1", "c", "a/2")] == [None] * 5
+
+
 def test_list_is_in_key_order_and_keeps_to_its_prefix(storage, s3_bucket):
     for key in ("b/2", "a/1", "b/1", "ba", "b-1"):
         storage.write_bytes(key, b"")

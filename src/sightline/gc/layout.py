@@ -98,6 +98,11 @@ def _any_below(step: str, folders: set[str]) -> bool:
     return any(folder.startswith(f"{step}/") for folder in folders)
 
 
+def is_old(entry: Entry, limit: float) -> bool:
+    """Say whether an object was written before a moment; one of unknown age was not."""
+    return 0 < entry.modified <= limit
+
+
 def split_mark(key: str) -> tuple[str, str]:
     """Return the folder and the name of a file that tells what its folder is; else nothing."""
     match = _MARK.fullmatch(key)
@@ -133,7 +138,8 @@ class Area:
                 step, mark = split_mark(entry.key)
                 if mark and self.name == "runs":
                     foreign.read.setdefault(step, Unit(step)).marks.add(mark)
-                if self.name == "models" and re.fullmatch(rf".+/.+/{CHAMPION}", entry.key):
+                is_champion = posixpath.basename(entry.key) == CHAMPION
+                if self.name == "models" and is_champion and entry.key.count("/") >= 2:
                     foreign.read[entry.key] = Unit(entry.key)
                 continue
             unit = units.setdefault(name, Unit(name))
@@ -172,8 +178,8 @@ class Area:
 
     def delete_old(self, key: str, limit: float) -> None:
         """Remove an object of ours unless it has been written again since it was listed."""
-        present = next(self.storage.list(key), None)
-        if present and present.key == key and 0 < present.modified <= limit:
+        present = self.storage.find(key)
+        if present and is_old(present, limit):
             self.delete(key)
 
     def remove_empty_folders(self, name: str) -> None:

@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sightline.errors import UserError
@@ -55,8 +56,8 @@ class Needed:
         local = address.removeprefix("file://")
         seen = {local}
         if "://" not in local:
-            with contextlib.suppress(ValueError):  # no path
-                seen.add(os.path.realpath(os.path.expanduser(local)))  # noqa: PTH111 - ~x may be none
+            with contextlib.suppress(ValueError, RuntimeError):  # no path, or of no user's home
+                seen.add(os.path.realpath(Path(local).expanduser()))
         for path in seen:
             self.datasets.update(part for part in path.split("/") if _DIGEST.fullmatch(part))
             self.runs.update(name for found in _RUN.findall(path) for name in found if name)
@@ -220,14 +221,12 @@ def _texts(values: Any) -> Iterator[str]:
 def _read_begun(runs: Area, unit: Unit, mark: str) -> dict[str, Any]:
     """Return the addresses that a step was given; none if it has just ended."""
     try:
-        content = json.loads(runs.storage.read_bytes(posixpath.join(unit.name, mark)))
-        if not isinstance(content["uris"], dict):
-            raise ValueError
+        given = (_load(runs, unit, mark) or {}).get("uris")
     except NotFoundError:
         return {}
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise _damaged(runs, unit, mark) from None
-    return dict(content["uris"])
+    if not isinstance(given, dict):
+        raise _damaged(runs, unit, mark)
+    return given
 
 
 def _read_listed(runs: Area, unit: Unit, step: str) -> dict[str, dict[str, Any]]:
@@ -242,19 +241,25 @@ def _read_listed(runs: Area, unit: Unit, step: str) -> dict[str, dict[str, Any]]
 def _read(runs: Area, unit: Unit, mark: str, strict: bool) -> dict[str, Any] | None:
     """Return a record, or None if it is gone or, unless `strict`, no record of ours."""
     try:
-        content = json.loads(runs.storage.read_bytes(posixpath.join(unit.name, mark)))
+        content = _load(runs, unit, mark)
     except NotFoundError:
         finished = posixpath.join(unit.name, posixpath.dirname(mark), ARTIFACTS_FILE)
         if strict and runs.storage.exists(finished):
             raise _damaged(runs, unit, mark) from None
         return None  # not written yet, or another gc has just removed it
-    except (ValueError, RecursionError):
-        content = None
-    if isinstance(content, dict):
-        return content
-    if strict:
+    if content is None and strict:
         raise _damaged(runs, unit, mark)
-    return None
+    return content
+
+
+def _load(runs: Area, unit: Unit, mark: str) -> dict[str, Any] | None:
+    """Return a record that is there; None if it is no record of ours."""
+    content = runs.storage.read_bytes(posixpath.join(unit.name, mark))
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _damaged(runs: Area, unit: Unit, mark: str) -> UserError:

@@ -14,10 +14,10 @@ from sightline.data.publish import MANIFEST_FILE
 from sightline.data.shards import SHARDS_FOLDER
 from sightline.errors import UserError
 from sightline.gc.config import GcConfig, GcUris
-from sightline.gc.layout import CHAMPION, Area, Unit, split_mark, split_model
+from sightline.gc.layout import CHAMPION, Area, Unit, is_old, split_mark, split_model
 from sightline.gc.needed import CONFIG_FILE, Needed, read_champions
 from sightline.gc.survey import Doomed, Limits, Survey, look_through
-from sightline.storage import Entry, join_uri
+from sightline.storage import join_uri
 from sightline.storage.artifacts import ARTIFACTS_FILE
 from sightline.telemetry import announce, count, track
 
@@ -176,7 +176,7 @@ class Collection:
             for key in first:
                 area.delete_old(f"{name}/{key}", limit)
             # What was written since is another's: a prepare that makes the same version again.
-            old = (entry.key for entry in area.entries(name) if _is_old(entry, limit))
+            old = (entry.key for entry in area.entries(name) if is_old(entry, limit))
             rest = (key for key in old if key not in kept_back)
             _delete_all(area.storage.parallel_requests, area.delete, rest)
             for key in kept_back:
@@ -192,8 +192,7 @@ class Collection:
             for entry in track(area.entries(SHARDS_FOLDER), "gc: shards"):
                 if self._is_time_to_look():
                     self._look()
-                is_old = _is_old(entry, self.limits.grace)
-                if is_old and not self.survey.names_shard(entry.key):
+                if is_old(entry, self.limits.grace) and not self.survey.names_shard(entry.key):
                     unit.add(entry)
                     yield entry.key
 
@@ -210,7 +209,7 @@ class Collection:
     def _unfinished(self, area: Area) -> None:
         unit = Unit(area.name)
         for entry in area.unfinished():
-            if _is_old(entry, self.limits.grace):
+            if is_old(entry, self.limits.grace):
                 unit.add(entry)
                 if self.config.delete:
                     area.storage.delete_unfinished(entry)
@@ -253,7 +252,3 @@ def show_size(size_bytes: int) -> str:
 
 def _marks(unit: Unit, name: str) -> list[str]:
     return sorted(mark for mark in unit.marks if split_mark(mark)[1] == name)
-
-
-def _is_old(entry: Entry, limit: float) -> bool:
-    return 0 < entry.modified <= limit

@@ -78,6 +78,10 @@ class Storage(Protocol):
         """Yield every object whose key starts with `prefix`, in the order of the keys."""
         ...
 
+    def find(self, key: str) -> Entry | None:
+        """Return the object that is stored under the key, or None if there is none."""
+        ...
+
     def exists(self, key: str) -> bool:
         """Say whether an object is stored under the key."""
         ...

@@ -69,9 +69,9 @@ def _no_matter() -> Iterator[None]:
 
 def _has_stored(storage: Storage, mark: str) -> bool:
     """Say whether anything came since a step began, by the clock of the store."""
-    began = next((entry.modified for entry in storage.list(mark)), float("inf"))
-    return any(
-        entry.modified >= began and not re.fullmatch(BEGUN_FILE, entry.key)
+    began = storage.find(mark)
+    return began is not None and any(
+        entry.modified >= began.modified and not re.fullmatch(BEGUN_FILE, entry.key)
         for entry in storage.list()
     )
 

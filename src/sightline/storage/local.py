@@ -95,6 +95,14 @@ class LocalStorage:
             if not _is_partial(entry):
                 yield entry
 
+    def find(self, key: str) -> Entry | None:
+        """Return the object that is stored under the key, or None if there is none."""
+        path = self._path(key)
+        try:
+            return _entry(path, key)
+        except OSError as error:
+            raise _cannot_look_at(path, error) from None
+
     def exists(self, key: str) -> bool:
         """Say whether an object is stored under the key."""
         return _is_file(self._path(key))
@@ -231,7 +239,11 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError as error:
-        raise UserError(f"cannot look at {path}: {error.strerror}") from None
+        raise _cannot_look_at(path, error) from None
+
+
+def _cannot_look_at(path: Path, error: OSError) -> UserError:
+    return UserError(f"cannot look at {path}: {error.strerror}")
 
 
 def _make_folder(folder: Path) -> None:
@@ -269,11 +281,17 @@ def _walk(folder: Path, key: str, prefix: str, above: tuple[Path, ...] = ()) -> 
             target, passed = path.resolve(), (*above, folder.resolve())
             if not any(place.is_relative_to(target) for place in passed):
                 yield from _walk(path, below, prefix, passed)
-        elif below.startswith(prefix):
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, or a broken link
-                status = path.stat()
-                if stat.S_ISREG(status.st_mode):
-                    yield Entry(below, status.st_size, status.st_mtime)
+        elif below.startswith(prefix) and (entry := _entry(path, below)):
+            yield entry
+
+
+def _entry(path: Path, key: str) -> Entry | None:
+    """Describe a file; None of what is none, was removed meanwhile, or is a broken link."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Entry(key, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
 
 def _is_partial(entry: Entry) -> bool:

@@ -199,6 +199,11 @@ class S3Storage:
             if entry.key and not is_folder and not name.startswith(_PROBE_PREFIX):
                 yield entry
 
+    def find(self, key: str) -> Entry | None:
+        """Return the object that is stored under the key, or None if there is none."""
+        first = next(self.list(key), None)
+        return first if first and first.key == key else None
+
     def exists(self, key: str) -> bool:
         """Say whether an object is stored under the key."""
         # One byte is read instead of asking for the head, whose answer never says why not.
