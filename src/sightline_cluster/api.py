@@ -172,7 +172,7 @@ class Api:
         except (NoSuchJobError, UserError):
             return []
 
-    def explain(self, error: Exception) -> Exception:
+    def explain(self, error: BaseException) -> Exception:
         """Return the API's refusal as what it means here."""
         if not isinstance(error, ApiException) or not error.status:
             if "CERTIFICATE" in str(error):  # of OpenSSL's own reasons; others may pass

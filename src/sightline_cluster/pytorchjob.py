@@ -485,8 +485,7 @@ def _create(api: Api, manifest: Manifest) -> None:
         cause = error.__cause__ or error.__context__ or error
         if getattr(cause, "status", None) == 409:
             raise _ExistsError from None
-        # Causes are typed as BaseException; the client raises nothing but Exceptions.
-        raise api.explain(cause) from None  # type: ignore[arg-type]
+        raise api.explain(cause) from None
 
 
 @contextlib.contextmanager
