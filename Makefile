@@ -43,7 +43,7 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN) -m pip install $(QUIET) -c constraints.txt --no-deps --force-reinstall $(NO_DISPLAY)
 	touch $@
 
-demo: $(READY) ## Draw a data set and run the whole pipeline on it (about 6 minutes on 2 cores)
+demo: $(READY) ## Draw a data set and run the whole pipeline on it (6 to 12 minutes on 2 cores)
 	$(RUN) -m sightline demo-data --out-uri $(DEMO)/data
 	$(RUN) -m pipelines run --preset demo --out $(DEMO) \
 	  --images $(DEMO)/data/images --labels $(DEMO)/data/labels --boxes $(DEMO)/data/boxes --table $(DEMO)/data/table.csv
