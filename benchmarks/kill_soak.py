@@ -131,7 +131,7 @@ class Training:
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 words = (folder / "cmdline").read_bytes().decode().split("\0")
-                if self.out_uri in words and "torch.distributed.run" not in words:
+                if self.out_uri in words and "sightline.training.torchrun" not in words:
                     found.append(int(folder.name))
         return [number for number in found if number != self.process.pid]
 

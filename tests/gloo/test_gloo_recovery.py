@@ -57,6 +57,11 @@ class Run:
     def told(self):
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    @property
+    def complaints(self):
+        """What it printed apart from the story of its training."""
+        return [line for line in self.told.splitlines() if not line.startswith("pretrain: ")]
+
     def wait(self, code=0):
         assert self.process.wait(timeout=400) == code, self.told
         return self
@@ -76,7 +81,7 @@ class Run:
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 command = (folder / "cmdline").read_bytes().decode().split("\0")
-                if self.out in command and "torch.distributed.run" not in command:
+                if self.out in command and "sightline.training.torchrun" not in command:
                     found.append(int(folder.name))
         return [number for number in found if number != self.process.pid]
 
@@ -139,9 +144,11 @@ def test_five_killed_ranks_cost_five_restarts_and_change_no_bit(
         run.wait_for(f"epoch {kills + 2}/")
         time.sleep(draw.uniform(0, 0.3))
         os.kill(draw.choice(sorted(run.workers())), signal.SIGKILL)
-        run.wait_for(f"was killed or did not answer; starting all again ({4 - kills} restart")
+        run.wait_for(f"starting all again ({4 - kills} restart")
     run.wait()
     assert run.told.count("going on from checkpoint step-") == 5
+    killed = "sightline pretrain: the worker of rank [01] was killed by SIGKILL, "
+    assert [bool(re.match(killed, line)) for line in run.complaints] == [True] * 5, run.told
     assert result_of(tmp_path / "out") == expected
     require_nothing_left(tmp_path / "out")
 
@@ -263,6 +270,61 @@ def test_workers_that_need_more_than_half_a_minute_to_save_are_given_it(
     assert result_of(tmp_path / "out") == expected
 
 
+@pytest.mark.parametrize(
+    ("number", "send", "moment"),
+    [
+        (signal.SIGTERM, os.kill, "before training"),
+        (signal.SIGTERM, os.killpg, "before training"),
+        (signal.SIGTERM, os.killpg, "training"),
+        (signal.SIGINT, os.killpg, "before training"),
+        (signal.SIGINT, os.killpg, "training"),
+    ],
+)
+def test_several_workers_that_are_stopped_end_with_one_line(
+    number, send, moment, labelled_dataset, tmp_path
+):
+    code, words = {
+        signal.SIGTERM: (75, "asked to end, "),
+        signal.SIGINT: (130, "stopped from the keyboard; nothing unfinished was published"),
+    }[number]
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, epochs=1000)
+    if moment == "training":
+        run.wait_for("epoch 1/")
+    while len(run.workers()) < 2:
+        time.sleep(0.01)
+    send(run.process.pid, number)
+    run.wait(code)
+    (line,) = run.complaints
+    assert line.startswith(f"sightline pretrain: {words}")
+    assert not run.workers()
+
+
+def test_workers_end_with_the_one_that_started_them(labelled_dataset, tmp_path):
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, epochs=1000).wait_for("epoch 1/")
+    run.process.kill()
+    deadline = time.monotonic() + 60
+    while run.workers():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_lines_of_several_workers_come_in_the_order_of_the_training(labelled_dataset, tmp_path):
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, epochs=3, log_steps=1).wait()
+    places = re.findall(r"epoch (\d(?:: \d)?/\d)", run.told)
+    ends = (": 1/4", ": 2/4", ": 3/4", ": 4/4", "/3")
+    assert places == [f"{epoch}{end}" for epoch in (1, 2, 3) for end in ends]
+
+
+def test_a_defect_of_one_worker_keeps_its_traceback_and_is_the_only_one(labelled_dataset, tmp_path):
+    hook = "import math, os\nif os.environ.get('RANK') == '1': math.fsum = lambda losses: 1 / 0\n"
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, variables={"PYTHONPATH": path}).wait(1)
+    assert run.told.count("Traceback") == 1
+    assert run.complaints[-3:-1] == ["ZeroDivisionError: division by zero", "after step 4"]
+    assert "(torchrun ended with 1): ZeroDivisionError: division" in run.complaints[-1]
+
+
 def test_sigterm_before_the_first_step_loses_nothing(labelled_dataset, tmp_path, uninterrupted):
     expected = uninterrupted(1)
     run = Run(labelled_dataset, tmp_path / "out").wait_for("pretrain: SimCLR on")
@@ -369,9 +431,13 @@ def test_a_rank_that_hangs_is_noticed_and_all_start_again(
     expected = uninterrupted(2)
     patience = {"stall_minutes": 0.25}
     run = Run(labelled_dataset, tmp_path / "out", workers=2, **patience).wait_for("epoch 2/")
-    os.kill(sorted(run.workers())[-1], signal.SIGSTOP)
+    hung = run.workers()[0]
+    os.kill(hung, signal.SIGSTOP)
+    rank = re.search(rb"\0RANK=(\d)", Path(f"/proc/{hung}/environ").read_bytes())[1].decode()
     run.wait()
-    assert "was killed or did not answer; starting all again" in run.told
+    (told,) = run.complaints
+    assert f": the worker of rank {rank} did not answer for 15 s after step " in told
+    assert "raise stall_minutes); starting all again (2 restarts left after this)" in told
     assert result_of(tmp_path / "out") == expected
 
 

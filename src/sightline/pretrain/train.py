@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -160,15 +161,16 @@ def pretrain_from(
         source, config, training.device, start_epoch=training.epoch, start_step=training.step
     )
     training.network.train()
-    while training.epoch <= config.epochs:
-        for batch in training.rest_of_epoch(batches):
-            training.take_step(batch)
-            if training.step < source.steps_per_epoch and recovery is not None:
-                recovery.after_step(training.state, training.global_step, epoch_ends=False)
-        training.end_epoch(probe)
-        # Before the last epoch's end is saved the result itself is there, a moment later.
-        if recovery is not None and training.epoch <= config.epochs:
-            recovery.after_step(training.state, training.global_step, epoch_ends=True)
+    with training.place_noted():
+        while training.epoch <= config.epochs:
+            for batch in training.rest_of_epoch(batches):
+                training.take_step(batch)
+                if training.step < source.steps_per_epoch and recovery is not None:
+                    recovery.after_step(training.state, training.global_step, epoch_ends=False)
+            training.end_epoch(probe)
+            # Before the last epoch's end is saved the result itself is there, a moment later.
+            if recovery is not None and training.epoch <= config.epochs:
+                recovery.after_step(training.state, training.global_step, epoch_ends=True)
     if recovery is not None:
         recovery.finish()
     watch.close()
@@ -256,6 +258,15 @@ class _Training:
         self._step_losses = state["step_losses"].tolist()
         self._chance_sum = state["chance_sum"]
         self._watch.start_at(self.global_step)
+
+    @contextmanager
+    def place_noted(self) -> Iterator[None]:
+        """Note on an error how far training was."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"after step {self.global_step}")
+            raise
 
     def rest_of_epoch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the batches of this epoch that are left, and show how far it is."""

@@ -6,6 +6,7 @@ training loop is written once.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sightline.machine import started_by_torchrun
+from sightline.training.preemption import PeerLostError
 
 T = TypeVar("T")
 
@@ -34,6 +36,9 @@ _GLOO_LOST = (
     "Timed out waiting",
     "Write error",
 )
+# Its own words, and those of torch's store, for one that is there and does not answer.
+_SILENT = re.compile("timed out|timeout", re.IGNORECASE)
+_ENDED = re.compile("closed|reset by peer|broken pipe|got 0 bytes|write error", re.IGNORECASE)
 
 
 @contextmanager
@@ -46,20 +51,33 @@ def process_group(device: torch.device, timeout_minutes: float = 10) -> Iterator
     Args:
         device: Where this process computes.
         timeout_minutes: How long the others wait for one that does not answer before they end.
+
+    Raises:
+        PeerLostError: If another process ended or did not answer, with the notes of the error
+            that said so.
     """
     if not started_by_torchrun() or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=timeout_minutes)
-    )
+    backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        yield
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+        try:
+            yield
+            dist.barrier()
+        finally:
+            dist.destroy_process_group()
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        place = " ".join(getattr(error, "__notes__", []))
+        if _SILENT.search(str(error)):
+            raise PeerLostError(60 * timeout_minutes, place) from None
+        if _ENDED.search(str(error)):
+            raise PeerLostError(None, place) from None
+        raise
 
 
 def world_size() -> int:

@@ -2,30 +2,28 @@
 
 Imports no torch: whoever waits for torchrun needs neither its seconds nor its memory.
 
-torchrun ends with 1 whatever happened, and prints a page about it. A worker that can name
-the reason leaves it in a file (`report_errors`), and `launch` raises it again here. Workers that
-end without a reason, because one was killed or does not answer, are started again.
+torchrun ends with 1 whatever happened. A worker that can name the reason leaves it in a file
+(`report_errors`), and `launch` raises it again here. Workers that end because one was killed or
+does not answer are started again.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from sightline.errors import UserError
 from sightline.machine import usable_cores
 from sightline.storage import StorageUnavailableError
 from sightline.storage.scratch import ScratchFolder
-from sightline.telemetry import count
+from sightline.telemetry import count, print_line
 from sightline.training.preemption import (
     AlreadyRunningError,
+    PeerLostError,
     PreemptedError,
     WorkerError,
     WorkersLostError,
@@ -40,6 +38,12 @@ _KINDS: dict[str, type[Exception]] = {
     "running": AlreadyRunningError,
 }
 _DEFECT = ".defect"
+# How the files are called that tell of the loss of a worker, or of a process that helps one.
+KILLED, _LOST, _SILENT, _ENDED = ".killed", ".lost", ".silent", ".ended"
+_STALL_ADVICE = (
+    "if it happens again, look whether its machine is out of memory, cores or disk, or raise "
+    "stall_minutes"
+)
 _SPARE_BYTES = 16_384
 _SECONDS_TO_END = 600
 # Of the training operator, and of its successor.
@@ -66,55 +70,49 @@ def launch(arguments: Sequence[str], workers: int, restarts: int = 0) -> None:
     meet (`PET_RDZV_ENDPOINT` or `PET_MASTER_ADDR`, as the training operators set them). Then
     nothing is started again here: whoever started the machines does that, all of them together.
 
-    A SIGTERM goes on to the workers, which end as they see fit.
+    A SIGTERM goes on to the workers, which end as they see fit. When this process is killed, or
+    stopped from the keyboard, they are killed.
 
     Args:
         arguments: The command and its flags, such as `["pretrain", "--dataset-uri", …]`.
         workers: Number of processes; the cores are divided between them.
-        restarts: How often to start them again when they ended and none could say why.
+        restarts: How often to start them again when one was lost, or none could say why.
 
     Raises:
         UserError: If a worker raised one, with its text.
         StorageUnavailableError: The same.
-        PreemptedError: The same.
+        PreemptedError: The same, or if a SIGTERM came before a worker could heed it.
         AlreadyRunningError: The same.
         WorkersLostError: If workers were killed or did not answer, and no restart was left.
         WorkerError: If a worker failed otherwise, after everything it printed.
     """
-    if is_spread():
-        restarts = 0
-    for left in range(restarts, -1, -1):
-        code, defect = _run_once(arguments, workers)
-        if not code:
+    for left in range(0 if is_spread() else restarts, -1, -1):
+        try:
+            _run_once(arguments, workers)
+        except WorkersLostError as error:
+            if not left:
+                raise WorkersLostError(f"{error}; nothing unfinished was published") from None
+            print_line(
+                f"sightline {arguments[0]}: {error}; starting all again "
+                f"({count(left - 1, 'restart')} left after this)",
+                sys.stderr,
+            )
+        else:
             return
-        if defect is not None or not left:
-            break
-        print(
-            f"sightline {arguments[0]}: one of {workers} workers was killed or did not answer; "
-            f"starting all again ({count(left - 1, 'restart')} left after this)",
-            file=sys.stderr,
-            flush=True,
-        )
-    failed = (
-        f"{arguments[0]} failed in one of its {workers} processes (torchrun ended with "
-        f"{code}): {defect or 'the lines above show the reason'}; nothing unfinished was published"
-    )
-    raise WorkersLostError(failed) if defect is None else WorkerError(failed)
 
 
-def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, str | None]:
-    """Return torchrun's exit code, and the defect that another try would meet again, if any."""
-    here = ["--standalone", "--nproc-per-node", str(workers)]
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *([] if is_spread() else here),
-        *("-m", "sightline", *arguments),
-    ]
+def _run_once(arguments: Sequence[str], workers: int) -> None:
     with ScratchFolder("workers") as scratch:
         errors = scratch / "errors"
         errors.mkdir()
         for worker in range(workers_here(workers)):
             _spare(errors, worker).write_bytes(bytes(_SPARE_BYTES))
+        here = ["--standalone", "--nproc-per-node", str(workers)]
+        command = [
+            *(sys.executable, "-m", "sightline.training.torchrun", str(errors)),
+            *([] if is_spread() else here),
+            *("-m", "sightline", *arguments),
+        ]
         threads = str(max(1, usable_cores() // workers_here(workers)))
         defaults = {
             "OMP_NUM_THREADS": threads,
@@ -122,21 +120,66 @@ def _run_once(arguments: Sequence[str], workers: int) -> tuple[int, str | None]:
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_SECONDS_TO_END),
         }
         environment = {**defaults, **os.environ, _ERRORS_FOLDER: str(errors)}
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        forwarder = threading.Thread(target=_forward, args=(process.stderr, errors))
-        forwarder.start()
-        with _stopped_with_us(process) as was_asked:
-            code = process.wait()
-        forwarder.join()
-        process.stderr.close()
-        found = sorted(errors.iterdir())
-        for path in found:
-            if path.suffix != _DEFECT:
-                raise _KINDS[path.suffix[1:]](path.read_text(encoding="utf-8"))
-        if was_asked():
-            sys.exit(128 + signal.SIGTERM)
-        return code, found[0].read_text(encoding="utf-8") if found else None
+        code, was_asked = _wait_for(command, environment)
+        told = [(path, path.read_text(encoding="utf-8")) for path in sorted(errors.iterdir())]
+    if not code:
+        return
+    for path, text in told:
+        if path.suffix[1:] in _KINDS:
+            raise _KINDS[path.suffix[1:]](text)
+    if was_asked:
+        raise PreemptedError(
+            "asked to end, and ended before there was anything new to save: the same command goes "
+            "on from the last checkpoint, or begins where there is none"
+        )
+    failed = (
+        f"{arguments[0]} failed in one of its {workers} processes (torchrun ended with {code}): "
+    )
+    for path, text in told:
+        if path.suffix == _DEFECT:
+            raise WorkerError(f"{failed}{text}; nothing unfinished was published")
+    raise WorkersLostError(_loss(told, workers) or f"{failed}the lines above show the reason")
+
+
+def _wait_for(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, bool]:
+    """Return the exit code of a command, and whether a SIGTERM came; it gets that, too."""
+    # In a session of its own: what is sent to our whole process group comes through us, once.
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin is not None
+    with noticed_sigterm(process.terminate) as was_asked:
+        try:
+            return process.wait(), was_asked()
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
+def _loss(told: Sequence[tuple[Path, str]], workers: int) -> str | None:
+    """Say which worker was lost, as far as those of this machine and torchrun know."""
+    texts: dict[str, dict[int, str]] = {}
+    for path, text in told:
+        texts.setdefault(path.suffix, {})[int(path.stem.removeprefix("rank-"))] = text
+    for rank, text in texts.get(KILLED, {}).items():
+        hint = ", most often for lack of memory" if "SIGKILL" in text else ""
+        return f"the worker of rank {rank} {text}{hint}"
+    for text in texts.get(_LOST, {}).values():
+        return text
+    silent, ended = texts.get(_SILENT, {}), texts.get(_ENDED, {})
+    for text in [*silent.values(), *ended.values()]:
+        advice = f" ({_STALL_ADVICE})" if silent else ""
+        return f"{_lost_worker(set(silent), set(ended), workers)} {text}{advice}"
+    return None
+
+
+def _lost_worker(waited: set[int], closed: set[int], workers: int) -> str:
+    # One that hangs for good says nothing; one that was only late meets the others' end.
+    others = set(range(workers)) - waited
+    for lost in (others - closed, others):
+        if len(lost) == 1:
+            return f"the worker of rank {lost.pop()}"
+    return "another worker" if is_spread() else f"one of {workers} workers"
 
 
 @contextmanager
@@ -158,9 +201,18 @@ def report_errors(is_lost_peer: Callable[[BaseException], bool]) -> Iterator[Non
         kind = next(name for name, cls in _KINDS.items() if isinstance(error, cls))
         _leave(folder, f".{kind}", str(error))
         sys.exit(2)
+    except WorkersLostError as error:
+        folder = os.environ.get(_ERRORS_FOLDER)
+        if not folder:
+            raise
+        if isinstance(error, PeerLostError):
+            _leave(folder, _SILENT if error.is_silent else _ENDED, error.what)
+        else:
+            _leave(folder, _LOST, str(error))
+        sys.exit(1)
     except Exception as error:
         folder = os.environ.get(_ERRORS_FOLDER)
-        if folder and not isinstance(error, WorkersLostError) and not is_lost_peer(error):
+        if folder and not is_lost_peer(error):
             _leave(folder, _DEFECT, " ".join(f"{type(error).__name__}: {error}".split()))
         raise
 
@@ -178,24 +230,3 @@ def _leave(folder: str, suffix: str, text: str) -> None:
 def _spare(errors: Path, worker: int) -> Path:
     # There before it is needed: that the disk is full is what some errors have to say.
     return errors.with_suffix(f".spare-{worker}")
-
-
-def _forward(stream: IO[bytes], errors: Path) -> None:
-    # Once the reason is known, the rest is torchrun's page about it. Chunks and not lines:
-    # a progress line ends without a newline.
-    descriptor = stream.fileno()
-    while content := os.read(descriptor, 65536):
-        if all(path.suffix == _DEFECT for path in errors.iterdir()):
-            sys.stderr.buffer.write(content)
-            sys.stderr.flush()
-
-
-@contextmanager
-def _stopped_with_us(process: subprocess.Popen[bytes]) -> Iterator[Callable[[], bool]]:
-    with noticed_sigterm(process.terminate) as was_asked:
-        try:
-            yield was_asked
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()

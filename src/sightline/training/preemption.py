@@ -26,6 +26,21 @@ class WorkersLostError(WorkerError):
     """Processes were killed or did not answer: started again, the training goes on."""
 
 
+class PeerLostError(WorkersLostError):
+    """Another worker ended or does not answer.
+
+    Args:
+        silent_seconds: How long it did not answer; None where it has ended.
+        place: Where training was, such as `after step 12`, or nothing.
+    """
+
+    def __init__(self, silent_seconds: float | None, place: str = "") -> None:
+        self.is_silent = silent_seconds is not None
+        what = "ended" if silent_seconds is None else f"did not answer for {silent_seconds:g} s"
+        self.what = f"{what} {place}".rstrip()
+        super().__init__(f"another worker {self.what}")
+
+
 class AlreadyRunningError(Exception):
     """Another process trains this very run; nothing is wrong, and nothing is left to do here."""
 
@@ -35,7 +50,7 @@ def noticed_sigterm(then: Callable[[], None] | None = None) -> Iterator[Callable
     """Take SIGTERM as a wish that the block may follow when it suits, for as long as it runs.
 
     Args:
-        then: Called each time the signal comes.
+        then: Called when the signal first comes.
 
     Yields:
         A function that says whether the signal came. In a thread that is not the main one no
@@ -44,8 +59,9 @@ def noticed_sigterm(then: Callable[[], None] | None = None) -> Iterator[Callable
     came = threading.Event()
 
     def note(_number: int, _frame: FrameType | None) -> None:
+        is_first = not came.is_set()
         came.set()
-        if then is not None:
+        if then is not None and is_first:
             then()
 
     if threading.current_thread() is not threading.main_thread():

@@ -1,0 +1,65 @@
+"""torchrun without its pages: what `launch` starts, and what starts the workers.
+
+`python -m sightline.training.torchrun <folder> <torchrun's arguments>`. The folder gets a note of
+each worker that a signal ended. The workers are killed when this process's input ends, as it does
+when `launch` wants that, or is killed itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from torch.distributed import run
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from sightline.training.launch import KILLED
+
+_DEFECT, _ASKED = 1, 128 + signal.SIGTERM
+_INPUT_ENDED = signal.SIGUSR1  # one that torchrun does not handle
+
+
+def main(errors: str, *arguments: str) -> int:
+    """Run torchrun and return its exit code: 0, 1 where a worker failed, 143 when asked to end."""
+    logging.disable()  # of each signal it passes on, and of each worker's end
+    signal.signal(_INPUT_ENDED, _kill_workers)
+    threading.Thread(target=_signal_when_input_ends, daemon=True).start()
+    try:
+        run.main(arguments)
+    except SignalException:
+        return _ASKED
+    except ChildFailedError as error:
+        _note_killed(error, Path(errors))
+        return _DEFECT
+    return 0
+
+
+def _signal_when_input_ends() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), _INPUT_ENDED)
+
+
+def _kill_workers(_number: int, _frame: FrameType | None) -> None:
+    # torchrun passes on what it says; one that hangs would follow nothing less.
+    raise SignalException("nobody waits for the workers any more", signal.SIGKILL)
+
+
+def _note_killed(error: ChildFailedError, errors: Path) -> None:
+    first = min(failure.timestamp for failure in error.failures.values())
+    for rank, failure in error.failures.items():
+        # Those that ended later did so because torchrun asked them to, or killed them.
+        by_itself = failure.timestamp == first and failure.exitcode != -signal.SIGTERM
+        if failure.exitcode < 0 and by_itself:
+            note = f"was killed by {failure.signal_name()}"
+            (errors / f"rank-{rank}{KILLED}").write_text(note, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
