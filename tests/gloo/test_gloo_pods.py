@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -114,8 +115,21 @@ def test_pod_whose_other_is_killed_is_started_again(pods, labelled_dataset, tmp_
     both = pods(labelled_dataset, tmp_path / "out", epochs=1000, stall_minutes=0.2)
     _wait_for(lambda: list((tmp_path / "out" / "checkpoints").glob("step-*")), both)
     both[1].process.kill()
-    _kill_children_left(tmp_path)
+    _signal_children(tmp_path, signal.SIGKILL)
     assert both[0].wait() == 143, both[0].told
+    assert "Traceback" not in both[0].told
+    assert re.match(r"pretrain: the worker of rank [01] ended after", both[0].message.read_text())
+
+
+def test_pod_whose_other_hangs_says_so_and_is_started_again(pods, labelled_dataset, tmp_path):
+    both = pods(labelled_dataset, tmp_path / "out", epochs=1000, stall_minutes=0.2)
+    _wait_for(lambda: list((tmp_path / "out" / "checkpoints").glob("step-*")), both)
+    _signal_children(tmp_path, signal.SIGSTOP, "RANK=")
+    assert both[0].wait() == 143, both[0].told
+    assert "Traceback" not in both[0].told
+    told = both[0].message.read_text()
+    assert re.match(r"pretrain: the worker of rank [01] did not answer for 12 s after step", told)
+    _signal_children(tmp_path, signal.SIGKILL)
 
 
 def test_what_the_user_can_mend_ends_the_job_in_the_users_words(pods, tmp_path):
@@ -133,14 +147,16 @@ def test_place_that_cannot_be_written_to_ends_the_job_in_the_users_words(
     assert "cannot write" in both[0].message.read_text()
 
 
-def _kill_children_left(folder):
+def _signal_children(folder, number, variable=""):
     for process in Path("/proc").iterdir():
         try:
             environment = (process / "environ").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if f"SIGHTLINE_TERMINATION_LOG={folder}/message-1" in environment:
-            os.kill(int(process.name), signal.SIGKILL)
+        if f"SIGHTLINE_TERMINATION_LOG={folder}/message-1" in environment and (
+            f"\0{variable}" in environment
+        ):
+            os.kill(int(process.name), number)
 
 
 def _wait_for(found, pods):

@@ -321,7 +321,8 @@ def test_a_defect_of_one_worker_keeps_its_traceback_and_is_the_only_one(labelled
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     run = Run(labelled_dataset, tmp_path / "out", workers=2, variables={"PYTHONPATH": path}).wait(1)
     assert run.told.count("Traceback") == 1
-    assert run.complaints[-3:-1] == ["ZeroDivisionError: division by zero", "after step 4"]
+    assert "ZeroDivisionError: division by zero" in run.complaints[-3]
+    assert "after step 4" in run.complaints[-2]
     assert "(torchrun ended with 1): ZeroDivisionError: division" in run.complaints[-1]
 
 

@@ -118,6 +118,8 @@ def _run_once(arguments: Sequence[str], workers: int) -> None:
             "OMP_NUM_THREADS": threads,
             # torchrun kills after 30 s who is still at its last step or saving it.
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_SECONDS_TO_END),
+            # Not a page of addresses in torch's C++ for each connection that another's end cuts.
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
         environment = {**defaults, **os.environ, _ERRORS_FOLDER: str(errors)}
         code, was_asked = _wait_for(command, environment)

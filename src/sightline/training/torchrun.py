@@ -18,6 +18,7 @@ from types import FrameType
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 
 from sightline.training.launch import KILLED
 
@@ -36,6 +37,10 @@ def main(errors: str, *arguments: str) -> int:
         return _ASKED
     except ChildFailedError as error:
         _note_killed(error, Path(errors))
+        return _DEFECT
+    except RendezvousConnectionError:
+        told = "torchrun: the place where the machines meet does not answer, as when its pod ended"
+        print(told, file=sys.stderr, flush=True)
         return _DEFECT
     return 0
 
