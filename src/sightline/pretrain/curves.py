@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from sightline.pretrain.watch import EpochRecord
 from sightline.training.history import write_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LINE, _QUIET = "#2f6fb0", "#6b7280"
 
@@ -34,6 +34,11 @@ def draw_curves(history: Sequence[EpochRecord], chance_loss: float, path: Path) 
 
 def figure_of_curves(history: Sequence[EpochRecord], chance_loss: float) -> Figure:
     """Return the figure that `draw_curves` saves; `chance_loss` is in nats."""
+    # Of several processes one draws, and only at the end.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     epochs = [record.epoch for record in history]

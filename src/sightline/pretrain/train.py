@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from sightline.pretrain.config import PretrainConfig
 from sightline.pretrain.gradient_cache import backward_in_passes, divide
 from sightline.pretrain.head import ProjectionHead
 from sightline.pretrain.loss import chance_loss, nt_xent_loss
-from sightline.pretrain.probe import NeighbourProbe
 from sightline.pretrain.spread import effective_rank, embedding_std
 from sightline.pretrain.watch import EpochRecord, StepRecord, TrainingWatch
 from sightline.telemetry import announce
@@ -36,6 +35,9 @@ from sightline.training.devices import autocast, pick_device
 from sightline.training.optimizers import build_optimizer
 from sightline.training.recovery import Recovery, UnfitStateError
 from sightline.training.schedules import cosine_learning_rate
+
+if TYPE_CHECKING:
+    from sightline.pretrain.probe import NeighbourProbe
 
 _COLLAPSED_STD = 0.02
 _EPOCHS_BEFORE_COLLAPSE = 3

@@ -10,20 +10,26 @@ import random
 import numpy as np
 import torch
 
-from sightline.telemetry import announce
+from sightline.errors import UserError
+from sightline.telemetry import announce, count
 from sightline.training.names import Precision
 
 
 def pick_device() -> torch.device:
-    """Return this process's accelerator if the machine has one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    """Return this process's accelerator if the machine has any, else the CPU.
 
-
-def device_count() -> int:
-    """Return how many accelerators the machine has; 0 means that the CPU is used."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    Raises:
+        UserError: If more workers run on this machine than it has accelerators.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    workers, devices = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if workers > devices:
+        raise UserError(
+            f"each worker needs a GPU of its own, got {workers} workers for "
+            f"{count(devices, 'GPU')}: set workers to {devices} or less"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def supports_bfloat16(device: torch.device) -> bool:
