@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from sightline.errors import UserError
 from sightline_cluster.api import Api, ApiAwayError, NoSuchJobError
@@ -34,7 +36,10 @@ class PodLog:
         self._say = say
         self._tail = tail
         self._has_ended = has_ended
-        self._last_stamp = b""
+        self._told: list[tuple[datetime, bytes]] = []
+        """When lines were written that a new connection repeats, as a moment and as their stamp;
+        the last one is the last that was told."""
+        self._last_words = b""
         self.complaint = ""
         """The last line in which the step complained: what a failure is explained with."""
         self._thread = threading.Thread(target=self._follow, name=f"log {pod}", daemon=True)
@@ -58,17 +63,59 @@ class PodLog:
 
     def _read(self) -> None:
         query = {"timestamps": "true"}
-        if self._last_stamp:
-            query["sinceTime"] = self._last_stamp.decode()
+        if self._told:
+            query["sinceTime"] = _since(self._told[-1][0]).strftime("%Y-%m-%dT%H:%M:%SZ")
         elif self._tail is not None:
             query["tailLines"] = str(self._tail)
+        repeats = Counter(stamp for _, stamp in self._told)
+        last = self._told[-1][0] if self._told else None
         for line in self._api.log(self._pod, query):
             stamp, _, text = line.partition(b" ")
-            # sinceTime counts whole seconds, so a new connection repeats the last ones.
-            if stamp <= self._last_stamp:
+            written = _moment(stamp)
+            if written is None:  # words of the kubelet's own, such as why it has no log
+                if line != self._last_words:
+                    self._say_of_pod(line)
+                self._last_words = line
                 continue
-            self._last_stamp = stamp
-            told = text.decode("utf-8", errors="replace").rstrip()
-            if found := _COMPLAINT.match(told):
-                self.complaint = found[1]
-            self._say(f"{self._pod} | {told}")
+            if repeats and last:
+                if repeats[stamp]:
+                    repeats[stamp] -= 1
+                    if not repeats[stamp]:
+                        del repeats[stamp]
+                    continue
+                if written <= last:
+                    continue  # from before the earlier lines that we began with
+                repeats.clear()  # the rest went with a log that was rotated away
+            # A node's clock may be set back: no line is too old for what came before it.
+            self._remember(written, stamp)
+            self._say_of_pod(text)
+
+    def _remember(self, written: datetime, stamp: bytes) -> None:
+        since = _since(written)
+        if self._told and since != _since(self._told[-1][0]):
+            self._told = [entry for entry in self._told if entry[0] >= since]
+        self._told.append((written, stamp))
+
+    def _say_of_pod(self, text: bytes) -> None:
+        told = text.decode("utf-8", errors="replace").rstrip()
+        if found := _COMPLAINT.match(told):
+            self.complaint = found[1]
+        self._say(f"{self._pod} | {told}")
+
+
+def _moment(stamp: bytes) -> datetime | None:
+    """Return when a line was written, which nodes may tell in their own zone; None: no stamp."""
+    try:
+        written = datetime.fromisoformat(stamp.decode())
+    except ValueError:
+        return None
+    return written.astimezone(UTC) if written.tzinfo else None
+
+
+def _since(last: datetime) -> datetime:
+    """Return from when on a new connection asks: in whole seconds, as the API counts them.
+
+    What is set back while the connection is lost, as a clock is that was wrong by some seconds,
+    may write its next lines before the last.
+    """
+    return last.replace(microsecond=0) - timedelta(minutes=1)

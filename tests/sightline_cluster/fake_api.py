@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.parse
 import uuid
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 JOBS = "/apis/kubeflow.org/v1/namespaces/team/pytorchjobs"
@@ -28,6 +29,7 @@ class FakeApi:
         self.own_pod = None
         """The launcher's own pod; it belongs to no job."""
         self.logs = {}
+        """Lines by pod, each as text, or as (stamp, text)."""
         self.events = []
         self.quotas = []
         self.refuse = None
@@ -151,10 +153,13 @@ class FakeApi:
         elif path == PODS:
             _send(handler, 200, {"items": self.pods, "metadata": {"resourceVersion": "1"}})
         elif path.endswith("/log"):
-            lines = self.logs.get(path.split("/")[-2], [])
-            stamp = "2026-11-26T10:00:00.{:09d}Z"
-            text = "".join(f"{stamp.format(i)} {line}\n" for i, line in enumerate(lines))
-            _send_bytes(handler, 200, text.encode())
+            lines = _stamped(self.logs.get(path.split("/")[-2], []))
+            asked = urllib.parse.parse_qs(query)
+            if "sinceTime" in asked:
+                since = datetime.fromisoformat(asked["sinceTime"][0])
+                lines = [line for line in lines if datetime.fromisoformat(line[0]) >= since]
+            lines = lines[-int(asked.get("tailLines", ["1000"])[0]) :]
+            _send_bytes(handler, 200, "".join(f"{' '.join(line)}\n" for line in lines).encode())
         elif path.endswith("/events"):
             # An event that names no object is one about whatever is asked for.
             asked = urllib.parse.parse_qs(query)["fieldSelector"][0]
@@ -181,6 +186,13 @@ class FakeApi:
             self.changed.wait(0.3)
             told = [{"type": "MODIFIED", "object": pod} for pod in self.pods]
         _send_bytes(handler, 200, "".join(json.dumps(entry) + "\n" for entry in told).encode())
+
+
+def _stamped(lines):
+    stamp = "2026-11-26T10:00:00.{:09d}Z"
+    return [
+        (stamp.format(i), line) if isinstance(line, str) else line for i, line in enumerate(lines)
+    ]
 
 
 def _send(handler, status, content):
