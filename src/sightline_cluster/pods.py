@@ -101,7 +101,7 @@ class Pods:
                 del self._present[uid]
 
     def _take(self, pod: Manifest, is_gone: bool) -> None:
-        owners = [entry["uid"] for entry in pod["metadata"].get("ownerReferences", [])]
+        owners = [entry["uid"] for entry in pod["metadata"].get("ownerReferences") or []]
         if self._job_uid not in owners:
             return
         uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
@@ -121,9 +121,9 @@ class Pods:
 
 def container_state(pod: Manifest) -> dict[str, Any]:
     """Return the state of a pod's training container: `running`, `waiting` or `terminated`."""
-    for status in pod.get("status", {}).get("containerStatuses", []):
+    for status in pod.get("status", {}).get("containerStatuses") or []:
         if status["name"] == CONTAINER:
-            return dict(status.get("state", {}))
+            return dict(status.get("state") or {})
     return {}
 
 

@@ -40,6 +40,7 @@ from sightline_cluster.render import (
     SPEC_ANNOTATION,
     STEP_LABEL,
     Manifest,
+    annotations_of,
     differences,
     render_pytorchjob,
 )
@@ -213,7 +214,7 @@ class PyTorchJobBackend:
             self._say(f"waiting until the deleted job {self._name} is gone")
             self._wait_until_gone()
             return False
-        annotations = metadata.get("annotations", {})
+        annotations = annotations_of(found)
         has_failed = condition(found, "Failed")
         other = ""
         if not self._has_our_spec(found):
@@ -244,14 +245,18 @@ class PyTorchJobBackend:
             follows += "this one, starts it anew"
         self._say(f"found job {self._name} of an earlier launcher, {follows}")
         self._was_found = self._is_ours = True
-        self._restarts = self._earlier_restarts = int(annotations.get(RESTARTS_ANNOTATION, 0))
+        self._restarts = self._earlier_restarts = self._restarts_noted_on(found)
         return True
 
+    def _restarts_noted_on(self, found: Manifest) -> int:
+        noted = annotations_of(found).get(RESTARTS_ANNOTATION, "0")
+        if re.fullmatch("[0-9]{1,9}", noted):
+            return int(noted)
+        self._say(f"{RESTARTS_ANNOTATION} of the job is no count, got {noted!r}: counted from 0")
+        return 0
+
     def _has_our_spec(self, found: Manifest) -> bool:
-        theirs, ours = (
-            job["metadata"].get("annotations", {}).get(SPEC_ANNOTATION)
-            for job in (found, self._manifest)
-        )
+        theirs, ours = (annotations_of(job).get(SPEC_ANNOTATION) for job in (found, self._manifest))
         return bool(theirs == ours)
 
     def _read_once_with_our_keys(self) -> None:
@@ -634,11 +639,11 @@ def runs_of(api: Api, selector: str) -> list[str]:
     """Return where the runs lie whose jobs' labels match: the folders of their steps' results."""
     return sorted(
         {
-            _out_uri(job).removesuffix(f"/{job['metadata']['labels'][STEP_LABEL]}")
+            _out_uri(job).removesuffix(f"/{job['metadata']['labels'].get(STEP_LABEL, '')}")
             for job in api.jobs(selector)
         }
     )
 
 
 def _out_uri(job: Manifest) -> str:
-    return str(job["metadata"].get("annotations", {}).get(OUT_ANNOTATION, ""))
+    return annotations_of(job).get(OUT_ANNOTATION, "")

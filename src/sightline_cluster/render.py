@@ -143,14 +143,21 @@ def spec_hash(manifest: Manifest) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
+def annotations_of(manifest: Manifest) -> dict[str, str]:
+    """Return a manifest's annotations; none, where it has null in their place."""
+    return manifest["metadata"].get("annotations") or {}
+
+
 def differences(found: Manifest, wanted: Manifest) -> list[str]:
     """Return the settings that two jobs of one step were given differently; none, if unknown."""
     try:
         seen, asked = (
-            json.loads(manifest["metadata"]["annotations"][SETTINGS_ANNOTATION])
+            json.loads(annotations_of(manifest)[SETTINGS_ANNOTATION])
             for manifest in (found, wanted)
         )
     except (KeyError, ValueError):
+        seen = None
+    if not isinstance(seen, dict):
         return []  # not of this program's making
     names = sorted(name for name in {*seen, *asked} if seen.get(name) != asked.get(name))
     return [

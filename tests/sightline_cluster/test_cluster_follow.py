@@ -14,11 +14,17 @@ from fake_api import JOBS, PODS, QUOTAS
 from sightline.errors import UserError
 from sightline.storage import open_storage
 from sightline.storage.artifacts import new_artifacts, write_json
+from sightline_cluster.__main__ import main
 from sightline_cluster.api import Api, connect
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.pipeline_step import reap_run
 from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, cancelled_with_us, reap
-from sightline_cluster.render import FAILURE_ANNOTATION, RESTARTS_ANNOTATION
+from sightline_cluster.render import (
+    FAILURE_ANNOTATION,
+    RESTARTS_ANNOTATION,
+    SETTINGS_ANNOTATION,
+    STEP_LABEL,
+)
 from sightline_cluster.task import make_task
 
 IN_CLUSTER = "http://s3.example:9000"
@@ -180,6 +186,35 @@ def test_another_task_under_the_same_name_is_refused_in_words(api, backend):
     backend(epochs=1).submit()
     with pytest.raises(UserError, match=r"another task \(epochs 1 there, 2 here\): kubectl delete"):
         backend(epochs=2).submit()
+
+
+@pytest.mark.parametrize("annotations", [None, {SETTINGS_ANNOTATION: "[1]"}])
+def test_job_of_another_making_is_refused_in_words(api, backend, annotations):
+    backend().submit()
+    (job,) = api.jobs.values()
+    job["metadata"]["annotations"] = annotations
+    with pytest.raises(UserError, match=r"with another task \(made in another way\): kubectl"):
+        backend().submit()
+
+
+@pytest.mark.parametrize("noted", ["many", "-5"])
+def test_count_of_restarts_that_is_none_begins_anew_and_is_told(api, backend, capfd, noted):
+    backend().submit()
+    (job,) = api.jobs.values()
+    job["metadata"]["annotations"][RESTARTS_ANNOTATION] = noted
+    again = backend(restarts=1)
+    again.submit()
+    publish(again)
+    api.set_pod("one", {"terminated": {"exitCode": 143}})
+    soon(
+        lambda: api.set_pod("two", {"running": {}}),
+        lambda: _until(lambda: job["metadata"]["annotations"][RESTARTS_ANNOTATION] == "1"),
+        lambda: api.set_condition("Succeeded"),
+    )
+    again.follow()
+    told = capfd.readouterr().out
+    assert f"sightline.dev/restarts of the job is no count, got {noted!r}: counted from 0" in told
+    assert "0 restarts left" in told
 
 
 def fail(api, code, message):
@@ -665,6 +700,15 @@ def test_job_belongs_to_what_the_launchers_pod_belongs_to(api, backend):
     inside = Api(reached.configuration, reached.namespace, own_pod="launcher")
     PyTorchJobBackend(outside._task, outside._config, inside).submit()
     assert api.jobs[outside.name]["metadata"]["ownerReferences"] == [workflow]
+
+
+def test_reaper_deletes_what_has_lost_its_annotations(api, backend):
+    ours = backend()
+    ours.submit()
+    api.jobs[ours.name]["metadata"]["annotations"] = None
+    del api.jobs[ours.name]["metadata"]["labels"][STEP_LABEL]
+    assert main(["reap", "--run-id", "r"]) == 0
+    assert api.jobs == {}
 
 
 def test_reaper_deletes_what_is_there_and_is_content_with_nothing(api, backend):
