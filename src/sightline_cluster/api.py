@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -46,7 +47,10 @@ class WebhookAwayError(ApiAwayError):
 
 
 class RefusedError(UserError):
-    """The API does not let us do this."""
+    """The API does not let us do this, or not the API but what stands before it.
+
+    To whoever begins it is final; one that follows a job has been let before, and waits.
+    """
 
 
 class NoSuchJobError(Exception):
@@ -86,6 +90,8 @@ class Api:
         # The next one is taken first: whatever interrupts this request finds the other one idle.
         self._pair.reverse()
         found: Manifest = self._ask(self._pair[1], "GET", self._jobs(name))
+        if found.get("kind") != KIND:
+            raise self._is_no_kubernetes("without what was asked for")
         return found
 
     def try_to_create(self, job: Manifest) -> Manifest:
@@ -198,7 +204,7 @@ class Api:
                 f"which stay for cluster.keep_hours, or raise the quota; it says: {told}"
             )
         if error.status == 403 and "system:anonymous" in told:
-            return UserError(
+            return RefusedError(
                 f"the cluster takes us for nobody: renew the login that KUBECONFIG names (a token, "
                 f"a certificate, an exec plugin); it says: {told}"
             )
@@ -213,9 +219,10 @@ class Api:
                 "it"
             )
         if error.status == 404 and ("404 page" in told or "could not find the requested" in told):
-            return UserError(
-                f"the cluster knows no {KIND} ({API_VERSION}): install Kubeflow's Training "
-                "Operator 1.9 (docs/cluster.md)"
+            return RefusedError(
+                f"{self.configuration.host} knows no {KIND} ({API_VERSION}): install Kubeflow's "
+                "Training Operator 1.9 (docs/cluster.md), or see that it is the cluster's API that "
+                f"answers there; it says: {told}"
             )
         if error.status == 404:
             return NoSuchJobError(told)
@@ -239,7 +246,7 @@ class Api:
     def _list(self, path: str, query: list[tuple[str, str]]) -> Manifest:
         answer: Manifest = self._ask(self._others, "GET", path, query)
         if not isinstance(answer.get("items"), list):
-            raise self._is_no_kubernetes("without a list")
+            raise self._is_no_kubernetes("without what was asked for")
         return answer
 
     def _ask(
@@ -354,18 +361,22 @@ def _explain_webhook(name: str, told: str) -> WebhookAwayError:
 
 
 def _is_kubernetes(error: ApiException) -> bool:
-    """Say whether a refusal is written as Kubernetes writes them."""
-    try:
-        return "message" in json.loads(error.body)
-    except (TypeError, ValueError):
-        return "404 page not found" in str(error.body)
+    """Say whether a refusal is written as Kubernetes writes them; ingresses have some of theirs."""
+    # The second is what an API server answers about a group of resources that it does not know.
+    return bool(_status(error)) or "404 page not found" in str(error.body)
 
 
 def _message(error: ApiException) -> str:
-    try:
-        return str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        return _first_line(error.body or error.reason)
+    return str(_status(error).get("message") or _first_line(error.body or error.reason))
+
+
+def _status(error: ApiException) -> dict[str, Any]:
+    """Return a refusal's Status, as Kubernetes calls it; empty, if it is another's."""
+    with contextlib.suppress(TypeError, ValueError):
+        answer = json.loads(error.body)
+        if isinstance(answer, dict) and answer.get("kind") == "Status":
+            return answer
+    return {}
 
 
 def _first_line(text: object) -> str:

@@ -89,7 +89,8 @@ class Pods:
                     if change["type"] == "ERROR" or self._stopped:
                         break
                     self._take(change["object"], is_gone=change["type"] == "DELETED")
-            except (ApiAwayError, NoSuchJobError, UserError, ValueError):
+            # The last three are what comes of another server's answer in the API's place.
+            except (ApiAwayError, NoSuchJobError, UserError, ValueError, LookupError, TypeError):
                 time.sleep(1)  # whoever follows the job tells that the API is away
 
     def _take_all(self, pods: list[Manifest]) -> None:

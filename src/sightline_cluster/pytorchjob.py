@@ -315,7 +315,8 @@ class PyTorchJobBackend:
                     self._stuck_since = None
                 else:
                     self._meet_obstacles(job, told)
-            # Just after its start an API server refuses what it allows a moment later.
+            # Just after its start an API server refuses what it allows a moment later, and what
+            # stands before it, such as an ingress, answers in its place.
             except (ApiAwayError, RefusedError) as error:
                 patience.lose(error, self._say)
             except NoSuchJobError:

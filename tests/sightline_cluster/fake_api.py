@@ -133,7 +133,7 @@ class FakeApi:
         if refused and isinstance(refused[1], bytes):
             _send_bytes(handler, *refused)
         elif refused:
-            _send(handler, refused[0], {"kind": "Status", "message": refused[1]})
+            _send_status(handler, *refused)
         elif path == JOBS and method == "POST":
             self.admit(body)
             name = body["metadata"]["name"]
@@ -141,7 +141,10 @@ class FakeApi:
             if not taken and not is_dry:
                 body["metadata"]["uid"] = str(uuid.uuid4())
                 self.jobs[name] = body
-            _send(handler, 409 if taken else 201, body)
+            if taken:
+                _send_status(handler, 409, f'pytorchjobs.kubeflow.org "{name}" already exists')
+            else:
+                _send(handler, 201, body)
         elif path == JOBS:
             _send(handler, 200, {"items": list(self.jobs.values())})
         elif path.startswith(JOBS):
@@ -171,7 +174,7 @@ class FakeApi:
 
     def _answer_about_job(self, handler, method, name, body):
         if name not in self.jobs:
-            _send(handler, 404, {"message": f'pytorchjobs.kubeflow.org "{name}" not found'})
+            _send_status(handler, 404, f'pytorchjobs.kubeflow.org "{name}" not found')
             return
         if method == "DELETE":
             _send(handler, 200, self.jobs.pop(name))
@@ -193,6 +196,10 @@ def _stamped(lines):
     return [
         (stamp.format(i), line) if isinstance(line, str) else line for i, line in enumerate(lines)
     ]
+
+
+def _send_status(handler, status, message):
+    _send(handler, status, {"kind": "Status", "message": message})
 
 
 def _send(handler, status, content):

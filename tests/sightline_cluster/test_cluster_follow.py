@@ -18,7 +18,13 @@ from sightline_cluster.__main__ import main
 from sightline_cluster.api import Api, connect
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.pipeline_step import reap_run
-from sightline_cluster.pytorchjob import JobFailedError, PyTorchJobBackend, cancelled_with_us, reap
+from sightline_cluster.pytorchjob import (
+    JobFailedError,
+    JobLostError,
+    PyTorchJobBackend,
+    cancelled_with_us,
+    reap,
+)
 from sightline_cluster.render import (
     FAILURE_ANNOTATION,
     RESTARTS_ANNOTATION,
@@ -320,6 +326,57 @@ def test_api_that_is_away_for_a_while_is_waited_for(api, backend, capfd):
     told = capfd.readouterr().out
     assert told.count("answers 503: apiserver is shutting down; the job goes on") == 1
     assert "answers again" in told
+
+
+# What an ingress or a login page answers while what is behind it is away.
+IN_THE_APIS_PLACE = [
+    (404, b"404 page not found\n"),
+    (404, b'{"message": "no Route matched with those values"}'),
+    (400, b"[]"),
+    (200, b'{"status": "ok"}'),
+    (200, b"<html>"),
+    (403, 'pytorchjobs is forbidden: User "system:anonymous" cannot get resource'),
+]
+
+
+def test_answers_in_the_apis_place_are_waited_out(api, backend, capfd):
+    ours = backend()
+    ours.submit()
+    publish(ours)
+    api.set_pod("one", {"running": {}})
+    answers = iter(IN_THE_APIS_PLACE)
+
+    def answer_otherwise():
+        answer = next(answers)
+        api.refuse = lambda *_: answer
+        sent = len(api.requests)
+        _until(lambda: sum(p.startswith(f"{JOBS}/") for _, p in api.requests[sent:]) > 1)
+
+    def come_back():
+        api.refuse = None
+        api.logs["job-worker-0"] = ["epoch 2"]
+        api.set_pod("two", {"running": {}})
+        _until(lambda: ("GET", f"{PODS}/job-worker-0/log") in api.requests)
+        api.set_condition("Succeeded")
+
+    soon(*[answer_otherwise] * len(IN_THE_APIS_PLACE), come_back)
+    assert ours.follow()["final_loss_nats"] == 1.5
+    told = capfd.readouterr().out
+    assert told.count("; the job goes on, and we try again for 15 minutes") == 1
+    assert "answers again" in told
+    assert "job-worker-0 | epoch 2" in told
+
+
+@pytest.mark.parametrize("answer", IN_THE_APIS_PLACE[:2])
+def test_answer_in_the_apis_place_that_stays_ends_the_launcher_and_not_the_job(
+    api, backend, answer
+):
+    ours = backend(api_minutes=0.02)
+    ours.submit()
+    api.refuse = lambda *_: answer
+    with pytest.raises(JobLostError, match=r"for 0\.02 minutes; the job may go on"):
+        ours.follow()
+    assert len(api.jobs) == 1
 
 
 def test_api_that_stays_away_ends_the_launcher_and_not_the_job(api, backend):

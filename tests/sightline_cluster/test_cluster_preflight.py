@@ -136,7 +136,7 @@ def test_webhook_that_is_down_is_told_with_its_operator_and_not_as_the_cluster(a
         (200, b"<html>", "(<html>)"),
         (200, b"[]", "([])"),
         (200, b"\xff", "('utf-8' codec can't decode byte 0xff in position 0: invalid start byte)"),
-        (200, b"{}", "(without a list)"),
+        (200, b"{}", "(without what was asked for)"),
     ],
 )
 def test_server_that_is_no_kubernetes_is_told_by_its_address(api, run, capfd, status, answer, told):
