@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from sightline.config import Rule, StepConfig, check_http_address
+
+_UNITS = {
+    **{"": Fraction(1), "m": Fraction(1, 1000)},
+    **{unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
+    **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
+}
+_LEAST_BYTES, _MOST_BYTES = 2**20, 2**60
+_LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_DOMAIN = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?"
+_PATH = r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
+
+
+def amount_of(quantity: str) -> Fraction:
+    """Return how many processors or bytes a setting says; other quantities are not read here."""
+    number = quantity.rstrip("mkKMGTPEi")
+    return Fraction(number) * _UNITS[quantity.removeprefix(number)]
 
 
 def _written(pattern: str, needed: str) -> AfterValidator:
@@ -16,10 +33,19 @@ def _written(pattern: str, needed: str) -> AfterValidator:
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise ValueError(f"needs {needed}, got {text!r}")
+            # Before an @ stands what somebody logs in with.
+            raise ValueError(
+                f"needs {needed}, got {repr(text) if '@' not in text else 'one with @'}"
+            )
         return text
 
     return AfterValidator(check)
+
+
+def _check_bytes(quantity: str) -> str:
+    if not _LEAST_BYTES <= amount_of(quantity) <= _MOST_BYTES:
+        raise ValueError(f"needs bytes, such as 8Gi, from 1Mi to 1Ei, got {quantity!r}")
+    return quantity
 
 
 # Quantities as Kubernetes writes them, of processors and of bytes; none of zero.
@@ -32,15 +58,25 @@ Processors = Annotated[
 ]
 Quantity = Annotated[
     str,
-    _written(
-        r"(?=[0-9.]*[1-9])[0-9]{1,18}(\.[0-9]{1,9})?(k|Ki|[MGTPE]i?)?",
-        "bytes, such as 8Gi, 1.5G or 512Mi",
-    ),
+    _written(r"[0-9]{1,18}(\.[0-9]{1,9})?(k|Ki|[MGTPE]i?)?", "bytes, such as 8Gi, 1.5G or 512Mi"),
+    AfterValidator(_check_bytes),
 ]
 Name = Annotated[
     str,
     _written(
-        r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?", "a name of lower-case letters, digits, - and ."
+        rf"(?=.{{0,253}}$)({_LABEL}(\.{_LABEL})*)?",
+        "a name of lower-case letters, digits and -, or some joined by dots",
+    ),
+]
+Namespace = Annotated[
+    str, _written(f"({_LABEL})?", "a name of at most 63 lower-case letters, digits and -")
+]
+LocalQueue = Annotated[Name, _written(".{0,63}", "a name of at most 63 characters")]
+Image = Annotated[
+    str,
+    _written(
+        rf"(({_DOMAIN}/)?{_PATH}(/{_PATH})*(:\w[\w.-]{{0,127}})?(@\w+:[0-9a-f]{{32,128}})?)?",
+        "an image, such as registry.example:5000/team/train:2",
     ),
 ]
 Pair = Annotated[str, _written(r"[^=\s]+=[^=\s:]*", "name=value")]
@@ -60,13 +96,13 @@ class ClusterConfig(StepConfig):
     """Where the step's work is done: local, in the process of the step itself; or pytorchjob, in
     pods of a PyTorchJob that the step submits and follows."""
 
-    namespace: Name = ""
+    namespace: Namespace = ""
     """Namespace of the job; empty: the launcher's own, or the kubeconfig's."""
 
-    train_image: str = ""
+    train_image: Image = ""
     """Image of the workers; empty: the one that `make images` builds for this version."""
 
-    detect_image: str = ""
+    detect_image: Image = ""
     """Image of the workers of step detect and of YOLO encoders; empty: as for train_image."""
 
     image_pull_policy: Literal["IfNotPresent", "Always"] = "IfNotPresent"
@@ -113,7 +149,7 @@ class ClusterConfig(StepConfig):
     tolerations: tuple[Toleration, ...] = ()
     """Taints of nodes to accept, each as key[=value][:effect]."""
 
-    queue: Name = ""
+    queue: LocalQueue = ""
     """Kueue's LocalQueue that admits the job; empty: none. Refused where no Kueue takes
     PyTorchJobs, since the job would not wait its turn there."""
 
@@ -121,7 +157,7 @@ class ClusterConfig(StepConfig):
     """How often workers may be started again from the last checkpoint, after they were preempted,
     killed or lost each other. An error that the user can mend ends the job at once."""
 
-    deadline_hours: Annotated[float, Field(gt=0, le=8760)] = 168.0
+    deadline_hours: Annotated[float, Field(ge=0.01, le=8760)] = 168.0
     """How long the job may take from its start, all in all."""
 
     keep_hours: Annotated[float, Field(ge=0.1, le=8760)] = 24.0
@@ -171,5 +207,10 @@ class ClusterConfig(StepConfig):
             "each process of a pod needs a GPU of its own, got processes_per_pod "
             "{0.processes_per_pod} and gpus {0.gpus}: raise gpus, or lower the processes",
             lambda config: not config.gpus or config.processes_per_pod <= config.gpus,
+        ),
+        (
+            "shared_memory is a part of memory, got shared_memory {0.shared_memory} and memory "
+            "{0.memory}: raise memory, or lower shared_memory",
+            lambda config: amount_of(config.shared_memory) <= amount_of(config.memory),
         ),
     )

@@ -15,13 +15,12 @@ import math
 import re
 import socket
 import urllib.parse
-from fractions import Fraction
 from typing import Any
 
 from sightline import __version__
 from sightline.cli import show_value
 from sightline.errors import UserError
-from sightline_cluster.config import ClusterConfig
+from sightline_cluster.config import ClusterConfig, amount_of
 from sightline_cluster.images import DETECT, TRAIN, image_of
 from sightline_cluster.task import Task, label_value, short_hash
 
@@ -47,11 +46,6 @@ _OWN_NAME = re.compile(
     r"(.+\.)?localhost\.?|localhost[46]?(\.localdomain[46]?)?\.?|ip6-(localhost|loopback)\.?"
 )
 _VARIABLES = "SIGHTLINE_"
-_UNITS = {
-    **{"": Fraction(1), "m": Fraction(1, 1000)},
-    **{unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
-    **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
-}
 
 Manifest = dict[str, Any]
 
@@ -236,7 +230,7 @@ def render_pod(task: Task, config: ClusterConfig) -> Manifest:
 
 def _require_scratch(task: Task, config: ClusterConfig) -> None:
     local_gib = getattr(task.config, "max_local_gib", 0)  # detect keeps its images as files
-    if task.has_data and local_gib and local_gib >= _amount(config.scratch) / 2**30:
+    if task.has_data and local_gib and local_gib >= amount_of(config.scratch) / 2**30:
         raise UserError(
             f"{task.step} may keep {local_gib:g} GiB of images (max_local_gib) in cluster.scratch "
             f"{config.scratch}, and a worker that exceeds that is evicted: lower max_local_gib, or "
@@ -250,7 +244,7 @@ def _container(task: Task, config: ClusterConfig) -> Manifest:
         resources["nvidia.com/gpu"] = str(config.gpus)
     # What lies in /tmp counts, and so does the log. Without a limit of its own the container would
     # get the namespace's default, and be evicted at that; a node need not have all of it free.
-    scratch_mib = math.ceil(_amount(config.scratch) / 2**20)
+    scratch_mib = math.ceil(amount_of(config.scratch) / 2**20)
     disk_limit = {"ephemeral-storage": f"{scratch_mib + _LOG_MIB}Mi"}
     disk_request = {"ephemeral-storage": "1Gi"}
     container: Manifest = {
@@ -317,7 +311,9 @@ def _environment(task: Task, config: ClusterConfig) -> list[tuple[str, str]]:
     variables = {f"{_VARIABLES}{name.upper()}": str(value) for name, value in storage.items()}
     variables[f"{_VARIABLES}METRICS_PORT"] = str(METRICS_PORT)
     # Without it every process takes as many threads as the node has cores.
-    variables["OMP_NUM_THREADS"] = str(max(1, int(_amount(config.cpu)) // config.processes_per_pod))
+    variables["OMP_NUM_THREADS"] = str(
+        max(1, int(amount_of(config.cpu)) // config.processes_per_pod)
+    )
     if config.pushgateway_url:
         variables[f"{_VARIABLES}PUSHGATEWAY_URL"] = config.pushgateway_url
     return sorted(variables.items())
@@ -345,12 +341,6 @@ def _is_own_host(host: str) -> bool:
     with contextlib.suppress(OSError):  # 127.1 and 2130706433 are 127.0.0.1
         return _is_own_host(socket.inet_ntoa(socket.inet_aton(host)))
     return bool(_OWN_NAME.fullmatch(host))
-
-
-def _amount(quantity: str) -> Fraction:
-    """Return how many processors or bytes a setting says; other quantities are not read here."""
-    number = quantity.rstrip("mkKMGTPEi")
-    return Fraction(number) * _UNITS[quantity.removeprefix(number)]
 
 
 def _toleration(text: str) -> Manifest:

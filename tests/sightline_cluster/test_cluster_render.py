@@ -391,6 +391,8 @@ def test_disk_that_a_worker_may_use_is_its_scratch_and_a_log(task, scratch, limi
             for cpu in ("1k", "1Gi", "0", "0.0", "0m", "0.5.5", "1.5m", "0.0005", "2\n")
         ),
         *(("memory", memory) for memory in ("8ki", "0", "0.0Gi", "1..5Gi", "8 gigs", "9" * 5000)),
+        # The unit is missing, or one too many; no container starts with a byte of memory.
+        *(("memory", memory) for memory in ("0.0000001", "8", "1023Ki", "2Ei", "9" * 18 + "E")),
         ("shared_memory", "1Gi1Gi"),
         ("scratch", "-1Gi"),
     ],
@@ -405,12 +407,64 @@ def test_quantities_that_kubernetes_does_not_take_are_refused_with_an_example(na
     ("name", "value"),
     [
         *(("cpu", cpu) for cpu in ("0.5", "500m", "1.250", "12")),
-        *(("memory", memory) for memory in ("8388608Ki", "1.5Gi", "0.5Gi", "1E", "64k")),
+        *(("memory", memory) for memory in ("8388608Ki", "1.5Gi", "0.5Gi", "1E", "1Mi")),
     ],
 )
 def test_quantities_of_kubernetes_are_taken(task, name, value):
-    container = container_of(render_pytorchjob(task(), ClusterConfig(**{name: value})))
+    config = ClusterConfig(**{"shared_memory": "1Mi", name: value})
+    container = container_of(render_pytorchjob(task(), config))
     assert container["resources"]["requests"][name] == value
+
+
+LONG = "a" * 63
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("namespace", text) for text in ("a..b", "a.b", "..", "-a", "A", f"{LONG}a", "a\n")),
+        *(("s3_secret", text) for text in ("a..b", ".a", "a.-b", f"{LONG}a")),
+        *(("queue", text) for text in (f"{LONG}.a", "a b")),
+        *(("train_image", text) for text in (" ", "a b", "Train", "a:", "a/", "a//b", "r:x/a")),
+        *(("detect_image", text) for text in ("r/a:1:2", "https://r/a", "a:1@sha256:12")),
+    ],
+)
+def test_names_that_kubernetes_does_not_take_are_refused_in_words(name, value):
+    with pytest.raises(SettingsError, match=f"rejects 1 setting: {name}: needs an? "):
+        ClusterConfig.from_values({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("namespace", LONG),
+        *(("s3_secret", text) for text in ("", "a.b", f"{LONG}.{LONG}")),
+        *(("queue", text) for text in ("team.a", LONG)),
+        *(("train_image", text) for text in ("", "a", "a/b_c__d-e.f:V1", "r.example:5000/a/b")),
+        *(("train_image", text) for text in ("[::1]:5000/a", f"R/a:1@sha256:{'0a' * 32}")),
+    ],
+)
+def test_names_of_kubernetes_are_taken(name, value):
+    assert getattr(ClusterConfig.from_values({name: value}), name) == value
+
+
+def test_password_in_an_images_name_is_not_repeated():
+    with pytest.raises(SettingsError, match=r"train_image: needs an image, .* got one with @$"):
+        ClusterConfig.from_values({"train_image": "me:S3CRET@registry.example/train"})
+
+
+def test_deadline_of_less_than_a_second_is_refused():
+    with pytest.raises(SettingsError, match=r"deadline_hours: .* greater than or equal to 0\.01"):
+        ClusterConfig.from_values({"deadline_hours": "0.0001"})
+    # An hour has 3600 seconds.
+    assert round(3600 * ClusterConfig(deadline_hours=0.01).deadline_hours) == 36
+
+
+def test_shared_memory_that_memory_does_not_hold_is_refused():
+    words = "got shared_memory 1Gi and memory 1G: raise memory, or lower shared_memory"
+    with pytest.raises(SettingsError, match=words):
+        ClusterConfig.from_values({"memory": "1G"})
+    ClusterConfig(memory="1024Mi")
 
 
 @pytest.mark.parametrize(
