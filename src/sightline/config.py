@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import re
 import urllib.parse
@@ -166,20 +167,21 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     return matches[0] if matches else None
 
 
-def check_http_address(text: str, credentials: str) -> str:
+def check_http_address(text: str, credentials: str, example: str = "http://minio:9000") -> str:
     """Return the address of a server, or "", as it was given.
 
     Args:
         text: What the user gave.
         credentials: What to do about credentials, which an address does not hold.
+        example: An address as it should be.
 
     Raises:
         ValueError: If it is none; credentials in it are not repeated.
     """
-    if "@" in text:
-        raise ValueError(f"an address holds no credentials: {credentials}")
+    if re.search("[@?#]", text):  # a token may stand in a query, too
+        raise ValueError(f"an address holds no credentials, and no @, ? or #: {credentials}")
     if text and not _is_http_address(text):
-        raise ValueError(f"needs an address such as http://minio:9000, got {text!r}")
+        raise ValueError(f"needs an address such as {example}, got {text!r}")
     return text
 
 
@@ -188,9 +190,22 @@ def _is_http_address(text: str) -> bool:
         return False
     try:
         parts = urllib.parse.urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_served = parts.scheme in ("http", "https") and parts.port != 0
+        return is_served and _is_host(parts.hostname or "")
     except ValueError:  # an open bracket, or a port that is no number up to 65535
         return False
+
+
+def _is_host(name: str) -> bool:
+    """Say whether a name may be one of a host: an address, or labels of up to 63 characters.
+
+    Raises:
+        ValueError: If not, too.
+    """
+    if ":" in name:
+        return bool(ipaddress.ip_address(name))
+    ascii_name = name.encode("idna").decode()  # as a name server is asked
+    return bool(re.fullmatch(r"([a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?", ascii_name))
 
 
 def _explain(cls: type[StepConfig], error: ValidationError) -> list[str]:

@@ -15,7 +15,9 @@ from typing import Any
 import urllib3
 import yaml
 
-from sightline.errors import UserError
+from sightline.config import check_http_address
+from sightline.errors import SettingsError, UserError
+from sightline_cluster.config import ClusterConfig
 from sightline_cluster.render import API_VERSION, KIND, PLURAL, Manifest
 
 try:
@@ -35,6 +37,8 @@ CONTAINER = "pytorch"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _DEFAULT_NAMESPACE = "sightline"
 _TIMEOUT = (3.05, 15)  # seconds to connect, and to wait for an answer
+# What OpenSSL makes of a server's words without TLS; the second is its name since 3.2.
+_NO_TLS = re.compile("WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE")
 _PASSING = (429, 500, 502, 503, 504)
 
 
@@ -186,6 +190,16 @@ class Api:
                     f"{self.configuration.host} has a certificate that is not accepted "
                     f"({_first_line(error)}): mend certificate-authority in the kubeconfig"
                 )
+            if _NO_TLS.search(str(error)):
+                return RefusedError(
+                    f"{self.configuration.host} does not speak TLS ({_first_line(error)}): write "
+                    "http:// in the kubeconfig's server, or the port of its https"
+                )
+            if isinstance(error, urllib3.exceptions.LocationValueError):
+                return RefusedError(
+                    f"{self.configuration.host} is no address that could be asked "
+                    f"({_first_line(error)}): mend the kubeconfig's server"
+                )
             return ApiAwayError(f"the cluster's API gives no answer ({_first_line(error)})")
         told = _message(error)
         if webhook := re.search(r'failed calling webhook "([^"]+)"', told):
@@ -258,7 +272,7 @@ class Api:
         body: Any = None,
     ) -> Any:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        try:
+        with self._explained():
             answer = client.call_api(
                 path,
                 method,
@@ -270,10 +284,6 @@ class Api:
                 _return_http_data_only=True,
                 _request_timeout=_TIMEOUT,
             )
-        except (ApiException, urllib3.exceptions.HTTPError) as error:
-            raise self.explain(error) from None
-        except UnicodeDecodeError as error:
-            raise self._is_no_kubernetes(str(error)) from None
         if not isinstance(answer, dict):
             raise self._is_no_kubernetes(_first_line(answer))
         return answer
@@ -284,26 +294,41 @@ class Api:
         # A connection of its own, closed at the end: it may be left in the middle of an answer.
         client = kubernetes_client.ApiClient(self.configuration)
         try:
-            answer = client.call_api(
-                path,
-                "GET",
-                query_params=query,
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _return_http_data_only=True,
-                _request_timeout=(_TIMEOUT[0], read_seconds),
-            )
-            partial = b""
-            for chunk in answer.stream(65536):
-                *lines, partial = (partial + chunk).split(b"\n")
-                yield from (line for line in lines if line)
-            if partial:
-                yield partial
-        except (ApiException, urllib3.exceptions.HTTPError) as error:
-            raise self.explain(error) from None
+            with self._explained():
+                answer = client.call_api(
+                    path,
+                    "GET",
+                    query_params=query,
+                    auth_settings=["BearerToken"],
+                    _preload_content=False,
+                    _return_http_data_only=True,
+                    _request_timeout=(_TIMEOUT[0], read_seconds),
+                )
+                partial = b""
+                for chunk in answer.stream(65536):
+                    *lines, partial = (partial + chunk).split(b"\n")
+                    yield from (line for line in lines if line)
+                if partial:
+                    yield partial
         finally:
             client.rest_client.pool_manager.clear()
             client.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise what goes wrong with a request as what it means here."""
+        try:
+            yield
+        except (ApiException, urllib3.exceptions.HTTPError) as error:
+            raise self.explain(error) from None
+        except UnicodeDecodeError as error:
+            raise self._is_no_kubernetes(str(error)) from None
+        except ValueError:  # whose words repeat the header
+            raise RefusedError(
+                "what we log in with cannot be sent: a token, a name or a password holds what no "
+                "header may, such as a line's end or a dash that is not -: renew it, or set "
+                "KUBECONFIG to another"
+            ) from None
 
 
 def connect(namespace: str = "") -> Api:
@@ -322,11 +347,8 @@ def connect(namespace: str = "") -> Api:
                 own_pod = os.environ.get("KFP_POD_NAME") or os.uname().nodename
         else:
             # Named, because the client reads the variable only once, when it is imported.
-            kubernetes_config.load_kube_config(path, client_configuration=configuration)
-            _, context = kubernetes_config.list_kube_config_contexts(path)
-            own = context["context"].get("namespace") or _DEFAULT_NAMESPACE
-            if not re.fullmatch("[-a-z0-9]{1,63}", own):
-                raise ValueError(f"namespace {own!r} of context {context['name']} is no name")
+            path = path or kubernetes_config.KUBE_CONFIG_DEFAULT_LOCATION
+            own = _load_kubeconfig(path, configuration) or _DEFAULT_NAMESPACE
     except (kubernetes_config.ConfigException, OSError) as error:
         raise UserError(
             f"a cluster is needed, and none is known here ({error}): set KUBECONFIG to a readable "
@@ -334,14 +356,52 @@ def connect(namespace: str = "") -> Api:
         ) from None
     # What is wrong with a file reaches us as whatever its reading stumbles over.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        what = " ".join(f"{kind}{error}".split())
         raise UserError(
-            f"kubeconfig {path or '~/.kube/config'} cannot be read ({what}): mend it, or set "
-            "KUBECONFIG to another"
+            f"kubeconfig {path} cannot be used ({what}): mend it, or set KUBECONFIG to another"
         ) from None
     # Ours to try again, with words: the client's own three tries are silent.
     configuration.retries = urllib3.Retry(total=0)
     return Api(configuration, namespace or own, own_pod)
+
+
+def _load_kubeconfig(path: str, configuration: kubernetes_client.Configuration) -> str:
+    """Take over what the current context of a kubeconfig says; return its namespace, if any.
+
+    Raises:
+        ValueError: If it asks for what cannot be, or what the client would leave out in silence.
+    """
+    held = kubernetes_config.kube_config.KubeConfigMerger(path).config
+    if held is None:
+        raise kubernetes_config.ConfigException(f"there is no {path}")
+    name = held["current-context"]
+    context = held["contexts"].get_with_name(name)["context"]
+    namespace = context.safe_get("namespace") or ""
+    try:
+        ClusterConfig.from_values({"namespace": namespace})
+    except SettingsError as error:
+        raise ValueError(f"context {name}, {error.problems[0]}") from None
+    cluster = held["clusters"].get_with_name(context["cluster"]).safe_get("cluster")
+    if not cluster.get("server"):
+        raise ValueError(f"cluster {context['cluster']} has no server")
+    for part, example in (("server", "https://10.0.0.1:6443"), ("proxy-url", "http://proxy:3128")):
+        try:
+            check_http_address(cluster.get(part) or "", "the user's stand apart", example)
+        except ValueError as error:
+            raise ValueError(f"{part} {error}") from None
+    login = held["users"].get_with_name(context.safe_get("user"), safe=True)
+    user = (login.safe_get("user") if login else None) or {}
+    provider = (user.get("auth-provider") or {}).get("name", "")
+    if provider not in ("", "oidc"):
+        raise ValueError(
+            f"auth-provider {provider} is gone from Kubernetes since 1.26: log in by an exec plugin"
+        )
+    kubernetes_config.load_kube_config(path, client_configuration=configuration)
+    if "proxy-url" in cluster:
+        configuration.proxy = cluster["proxy-url"] or None
+        configuration.no_proxy = None  # which later clients take from the environment
+    return str(namespace)
 
 
 def amount(quantity: str) -> Fraction:

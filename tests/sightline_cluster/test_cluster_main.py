@@ -4,6 +4,7 @@ import json
 
 import pytest
 import urllib3
+from fake_api import JOBS
 
 from sightline.errors import UserError
 from sightline_cluster.__main__ import main
@@ -86,7 +87,18 @@ def change_kubeconfig(api, tmp_path, part, changes):
     [
         ("cluster", {"server": "https://127.0.0.1", "certificate-authority-data": "x"}),
         ("cluster", {"server": 5}),
+        ("cluster", {"server": ""}),
+        ("cluster", {"server": None}),
+        ("cluster", {"server": "http://me:S3CRET@127.0.0.1:1"}),
+        ("cluster", {"server": "http://127.0.0.1:1?token=S3CRET"}),
+        ("cluster", {"proxy-url": "socks5://127.0.0.1:1"}),
+        ("cluster", {"proxy-url": "http://me:S3CRET@127.0.0.1:1"}),
         ("cluster", None),
+        ("user", {"token": "S3CRET\nS3CRET"}),
+        ("user", {"token": "S3CRET\N{EN DASH}"}),
+        ("user", {"username": "me", "password": "S3CRET\N{EN DASH}"}),
+        ("user", {"auth-provider": {"name": "gcp", "config": {"access-token": "S3CRET"}}}),
+        ("user", {"auth-provider": {"name": "azure"}}),
         ("context", {"namespace": "a/b"}),
         ("context", {"namespace": 5}),
         ("context", None),
@@ -106,6 +118,62 @@ def require_kubeconfig_told(capsys):
     assert told.count("\n") == 1
     assert "KUBECONFIG" in told
     assert "S3CRET" not in told
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        *(
+            "htps://h",
+            "ftp://h",
+            "https:/h",
+            "h:6443",
+            "https://",
+            "https://h:0",
+            "https://h:99999",
+        ),
+        # A name's labels have 1 to 63 characters (RFC 1035).
+        *(
+            "https://a..b",
+            f"https://{'a' * 64}.b",
+            "https://a!b",
+            "https://[::g]",
+        ),
+    ],
+)
+def test_server_that_could_never_answer_is_told_as_the_users_to_mend(api, tmp_path, capsys, server):
+    change_kubeconfig(api, tmp_path, "cluster", {"server": server})
+    assert main(["reap", "--all"]) == 2
+    words = f"(server needs an address such as https://10.0.0.1:6443, got {server!r}): mend it"
+    assert words in capsys.readouterr().err
+
+
+def test_server_that_only_its_client_finds_to_be_none_is_told_as_the_users_to_mend(
+    api, tmp_path, capsys
+):
+    change_kubeconfig(api, tmp_path, "cluster", {"server": "https://[::1]x"})
+    assert main(["reap", "--all"]) == 2
+    assert "https://[::1]x is no address that could be asked" in capsys.readouterr().err
+
+
+def test_server_that_speaks_no_tls_is_told_as_the_users_to_mend(api, tmp_path, capsys):
+    server = api.url.replace("http:", "https:")
+    change_kubeconfig(api, tmp_path, "cluster", {"server": server})
+    assert main(["reap", "--all"]) == 2
+    assert f"{server} does not speak TLS" in capsys.readouterr().err
+
+
+def test_server_that_may_answer_later_is_tried_again_later(api, tmp_path, capsys):
+    change_kubeconfig(api, tmp_path, "cluster", {"server": "http://127.0.0.1:1"})
+    assert main(["reap", "--all"]) == 75
+    assert "the cluster's API gives no answer" in capsys.readouterr().err
+
+
+def test_proxy_of_a_kubeconfig_is_asked_in_the_servers_place(api, tmp_path):
+    server = "http://cluster.example:8080"
+    change_kubeconfig(api, tmp_path, "cluster", {"server": server, "proxy-url": api.url})
+    connect().jobs("x=y")
+    assert api.requests == [("GET", f"{server}{JOBS}")]
 
 
 @pytest.mark.parametrize("namespace", ["", None])

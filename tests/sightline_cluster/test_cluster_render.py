@@ -471,7 +471,7 @@ def test_shared_memory_that_memory_does_not_hold_is_refused():
     "url",
     [
         *("http://[x", "http://", "http://:9000", "http://h:99999", "http://h:0", "http://h:port"),
-        *("ftp://h", "minio:9000", "http://a b", "http://a\n"),
+        *("ftp://h", "minio:9000", "http://a b", "http://a\n", "http://a..b", "http://[::g]"),
     ],
 )
 @pytest.mark.parametrize("name", ["s3_endpoint_url", "pushgateway_url"])
