@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticUndefined
@@ -37,6 +38,11 @@ def _refuse_empty(address: str) -> str:
 
 Place = Annotated[str, AfterValidator(_refuse_empty)]
 """An address below which folders of ours lie, by names of their own."""
+
+# As in an address that was signed for somebody else; other keys may hold a question mark.
+_SECRET_IN_QUERY = re.compile(
+    r"[?&][^=&]*(token|sig|secret|password|credential|key)[^=&]*=", re.IGNORECASE
+)
 
 Rule = tuple[str, Callable[[Any], bool]]
 """What must hold of several settings together: what to say where it does not, with the settings in
@@ -128,7 +134,15 @@ class _BrokenRulesError(ValueError):
 
 
 class StepUris(StepConfig):
-    """A step's addresses: where it reads and where it writes; `s3://…` or a path."""
+    """A step's addresses: where it reads and where it writes; `s3://…` or a path.
+
+    They stand in manifests, in results and in logs, so one with credentials in it is refused here.
+    """
+
+    @field_validator("*")
+    @classmethod
+    def _check_address(cls, uri: str) -> str:
+        return check_address(uri)
 
 
 def read_values(text: str, flag: str = "--config") -> dict[str, Any]:
@@ -165,6 +179,30 @@ def nearest_name(name: str, known: Sequence[str]) -> str | None:
     """Return the known name that a misspelt one most likely meant."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def check_address(uri: str) -> str:
+    """Return the address of a folder or a file, `s3://…` or a path, as it was given.
+
+    Raises:
+        ValueError: If it holds credentials, which are not repeated, or begins with `s3://` and
+            names no bucket, or not one place.
+    """
+    scheme, separator, place = uri.partition("://")
+    bucket, _, prefix = place.partition("/")
+    if not separator or scheme == "file":
+        return uri
+    if "@" in bucket or ":" in bucket or _SECRET_IN_QUERY.search(place):
+        raise ValueError(
+            "an S3 address holds no credentials and no port: give s3://bucket/prefix, and the "
+            "credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if scheme == "s3":
+        if not bucket or not all(letter.isalnum() or letter in "._-" for letter in bucket):
+            raise ValueError(f"{uri} names no bucket: give s3://bucket/prefix")
+        if {".", ".."} & set(prefix.split("/")):
+            raise ValueError(f"{uri} holds . or ..: give the address itself")
+    return uri
 
 
 def check_http_address(text: str, credentials: str, example: str = "http://minio:9000") -> str:

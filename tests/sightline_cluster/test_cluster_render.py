@@ -366,6 +366,28 @@ def test_address_with_credentials_is_refused_without_repeating_them(name, capfd)
     assert "S3CRET" not in f"{told.out}{told.err}{refused.value}"
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        *("s3://KEY:S3CRET@b/d", "s3://S3CRET@b/d", "https://me:S3CRET@host/d"),
+        *("s3://b/d?token=S3CRET", "https://host/d?a=1&X-Amz-Signature=S3CRET"),
+    ],
+)
+def test_address_of_data_with_credentials_is_refused_without_repeating_them(secret, capfd):
+    good = "s3://b/d"
+    for dataset, out in ((secret, good), (good, secret)):
+        uris = ["--dataset-uri", dataset, "--out-uri", out]
+        assert main(["render", "pretrain", *uris]) == 2
+        told = capfd.readouterr()
+        assert "_uri: an S3 address holds no credentials and no port: give s3://" in told.err
+        assert "S3CRET" not in f"{told.out}{told.err}"
+
+
+def test_address_that_names_no_bucket_is_refused(capfd):
+    assert main(["render", "pretrain", "--dataset-uri", "s3://b/d", "--out-uri", "s3:///"]) == 2
+    assert "out_uri: s3:/// names no bucket: give s3://bucket" in capfd.readouterr().err
+
+
 def test_lists_may_be_given_as_text():
     config = ClusterConfig.from_values({"node_selector": "a=b,c=d", "tolerations": "x:NoExecute y"})
     assert config.node_selector == ("a=b", "c=d")

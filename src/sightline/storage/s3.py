@@ -36,6 +36,7 @@ from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_ import create_urllib3_context
 
+from sightline.config import check_address
 from sightline.errors import UserError
 from sightline.storage.base import Entry, NotFoundError
 from sightline.storage.http_get import (
@@ -651,18 +652,11 @@ os.register_at_fork(after_in_child=_forget_connections)
 
 
 def _parse(uri: str) -> tuple[str, str]:
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    if "@" in bucket or ":" in bucket:
-        raise UserError(
-            "an S3 address holds no credentials and no port: give s3://bucket/prefix, and the "
-            "credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    if not bucket or not all(letter.isalnum() or letter in "._-" for letter in bucket):
-        raise UserError(f"{uri} names no bucket: give s3://bucket/prefix")
-    parts = [part for part in prefix.split("/") if part]
-    if {".", ".."} & set(parts):
-        raise UserError(f"{uri} holds . or ..: give the address itself")
-    return bucket, "".join(f"{part}/" for part in parts)
+    try:
+        bucket, _, prefix = check_address(uri).removeprefix("s3://").partition("/")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return bucket, "".join(f"{part}/" for part in prefix.split("/") if part)
 
 
 def _cut(answer: Answer, start: int, size_bytes: int | None) -> _Read:
