@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from sightline.cli import complain, parse_step
-from sightline.config import nearest_name, read_values
+from sightline.config import check_address, nearest_name, read_values
 from sightline.errors import SettingsError, UserError
 from sightline.steps import COMMANDS
 from sightline.storage import StorageUnavailableError
@@ -101,17 +101,28 @@ def _reap(argv: Sequence[str]) -> int:
     which.add_argument("--run-id")
     which.add_argument("--all", action="store_true")
     parser.add_argument("--out")
-    parser.add_argument("--namespace", default="")
+    parser.add_argument("--namespace")
     given = parser.parse_args(argv)
-    if given.run_id is not None and not given.run_id.strip():
-        parser.error("argument --run-id: needs a run's id, got an empty one; --all takes all runs")
+    if given.run_id is not None and not (given.run_id.strip() and given.run_id.isprintable()):
+        parser.error(
+            f"argument --run-id: needs a run's id, got {given.run_id!r}; --all takes all runs"
+        )
+    if given.namespace == "":  # an unset variable; another namespace's jobs are not meant
+        parser.error("argument --namespace: needs a name, got an empty one")
+    try:
+        check_address(given.out or "")
+        ClusterConfig.from_values({"namespace": given.namespace or ""})
+    except ValueError as error:
+        parser.error(f"argument --out: {error}")
+    except SettingsError as error:
+        parser.error(f"argument --{error.problems[0]}")
     below = one_spelling(given.out or "")
     if given.out is not None and not below.startswith("s3://"):
         parser.error(f"argument --out: jobs' results go to s3://… only, got {given.out!r}")
     selector = "app.kubernetes.io/managed-by=sightline-cluster"
     if given.run_id is not None:
         selector += f",{RUN_LABEL}={label_value(given.run_id)}"
-    api = connect(given.namespace)
+    api = connect(given.namespace or "")
     try:
         if given.run_id is not None and not below and len(runs := runs_of(api, selector)) > 1:
             parser.error(
@@ -119,10 +130,13 @@ def _reap(argv: Sequence[str]) -> int:
                 "below which the one lies whose jobs are to go"
             )
         names = reap(api, selector, below)
+        if given.namespace and not names:
+            api.require_namespace()
     except (ApiAwayError, JobFailedError) as error:
         complain("cluster", error)
         return _TRY_LATER if isinstance(error, ApiAwayError) else _FAILURE
-    print(f"deleted: {', '.join(names)}" if names else "nothing was left")
+    nothing = f"nothing was left in namespace {api.namespace}"
+    print(f"deleted: {', '.join(names)}" if names else nothing)
     return _DONE
 
 

@@ -156,6 +156,15 @@ class Api:
             found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""
         )
 
+    def require_namespace(self) -> None:
+        """Ask whether our namespace is there: where it is not, lists of it are empty.
+
+        Raises:
+            UserError: If it is not; that we may not ask is no error.
+        """
+        with contextlib.suppress(RefusedError):
+            self._ask(self._others, "GET", self._core())
+
     def own_pod(self) -> Manifest | None:
         """Return the pod that this process runs in; None, if in none, or in another namespace."""
         if not self._own_pod:
@@ -230,7 +239,7 @@ class Api:
         if error.status == 404 and f'namespaces "{self.namespace}" not found' in told:
             return UserError(
                 f"there is no namespace {self.namespace}: kubectl apply -k k8s/overlays/dev makes "
-                "it"
+                "one, kubectl get namespaces lists those that are there"
             )
         if error.status == 404 and ("404 page" in told or "could not find the requested" in told):
             return RefusedError(

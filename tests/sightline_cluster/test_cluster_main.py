@@ -20,6 +20,12 @@ from sightline_cluster.render import OUT_ANNOTATION, render_pytorchjob
         (["--run-id", " "], "--all takes all runs"),
         (["--all", "--out", ""], "--out: jobs' results go to s3://… only, got ''"),
         (["--run-id", "r", "--out", "/home/me"], "s3://… only, got '/home/me'"),
+        (["--run-id", "\udcff"], "--run-id: needs a run's id, got '\\udcff'"),
+        (["--all", "--out", "s3://"], "--out: s3:// names no bucket: give s3://bucket/prefix"),
+        (["--all", "--out", "s3://b\n"], "names no bucket"),
+        (["--all", "--out", "https://me:pw@h"], "--out: an S3 address holds no credentials"),
+        (["--all", "--namespace", ""], "--namespace: needs a name, got an empty one"),
+        (["--all", "--namespace", "../a"], "--namespace: needs a name of at most 63 lower-case"),
     ],
 )
 def test_what_might_mean_too_many_runs_is_refused(given, told, capsys, monkeypatch):
@@ -60,6 +66,20 @@ def test_all_runs_may_be_those_below_an_address(jobs):
     assert len(jobs()) == 4
     assert main(["reap", "--all"]) == 0
     assert jobs() == []
+
+
+def test_namespace_that_is_not_there_is_told(api, capsys):
+    missing = 'namespaces "typo" not found'
+    api.refuse = lambda _, path: (404, missing) if path.endswith("/typo") else None
+    assert main(["reap", "--all", "--namespace", "typo"]) == 2
+    assert "there is no namespace typo: kubectl" in capsys.readouterr().err
+
+
+def test_namespace_that_must_not_be_asked_for_is_taken_to_be_there(api, capsys):
+    refused = 'namespaces "own" is forbidden: User "me" cannot get resource "namespaces"'
+    api.refuse = lambda _, path: (403, refused) if path.endswith("/own") else None
+    assert main(["reap", "--all", "--namespace", "own"]) == 0
+    assert capsys.readouterr().out == "nothing was left in namespace own\n"
 
 
 @pytest.mark.parametrize(
