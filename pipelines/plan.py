@@ -259,7 +259,8 @@ def _address_problems(out: str, data: Mapping[str, str], ask_stores: bool) -> li
                 refused.setdefault(str(error), []).append(flag)
     problems += (f"{', '.join(flags)}: {reason}" for reason, flags in refused.items())
     try:
-        uris = {address: data.get(name, "") for name, address in DATA.items()}
+        # What each holds was looked at above; here it counts which of them are given together.
+        uris = {address: name if data.get(name) else "" for name, address in DATA.items()}
         PrepareUris.from_values({**uris, "store_uri": "store", "out_uri": "out"})
     except SettingsError as error:
         problems.append(str(error))

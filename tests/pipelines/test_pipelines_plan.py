@@ -43,6 +43,14 @@ def test_setting_with_a_parameter_of_its_own_is_sent_there(tmp_path):
         plan(tmp_path, pretrain={"workers": 2})
 
 
+def test_address_of_data_that_is_refused_is_told_once_without_its_credentials(tmp_path):
+    with pytest.raises(SettingsError) as refusal:
+        plan(tmp_path, data={"data_images": "s3://KEY:S3CRET@b/d"})
+    (problem,) = refusal.value.problems
+    assert problem.startswith("--images: an S3 address holds no credentials")
+    assert "S3CRET" not in str(refusal.value)
+
+
 def test_run_without_any_images_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="at least one of images_uri, labels_uri and boxes_uri"):
         plan(tmp_path, data={})
