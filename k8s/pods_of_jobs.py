@@ -1,9 +1,8 @@
 """Prints the pods of every kind of job as Pods: scanners look into no PyTorchJob."""
 
-import sys
-
 import yaml
 
+from sightline.telemetry import print_answer
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.render import render_pytorchjob
 from sightline_cluster.task import STEPS, make_task
@@ -21,4 +20,4 @@ def pod_of(step: str) -> dict:
 
 
 if __name__ == "__main__":
-    yaml.safe_dump_all(map(pod_of, STEPS), sys.stdout)
+    print_answer(yaml.safe_dump_all(map(pod_of, STEPS)))

@@ -6,23 +6,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pipelines.parameters import OWN_PARAMETERS
 from pipelines.plan import CLUSTER, Plan, finished_steps, make_plan, read_assignments
-from sightline.cli import TRY_LATER
+from sightline.cli import TRY_LATER, Parser
 from sightline.config import nearest_name, read_values
 from sightline.errors import SettingsError, UserError
 from sightline.storage import StorageUnavailableError
-from sightline.telemetry import format_duration, print_line
+from sightline.telemetry import format_duration, print_answer, print_line
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(message)
-
+class _Parser(Parser):
     def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """Return what was given, and in words what is unknown of it."""
         given, unknown = self.parse_known_args(argv)
@@ -48,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {"compile": _compile, "run": _run}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_HELP)
+        print_answer(_HELP)
         return 0
     try:
         if arguments[0] not in commands:
@@ -57,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"unknown command {arguments[0]!r}, {hint}")
         return commands[arguments[0]](arguments[1:])
     except UserError as error:
-        print(f"pipelines: {error}", file=sys.stderr)
+        print_line(f"pipelines: {error}", sys.stderr)
         return USER_ERROR
     except StorageUnavailableError as error:
-        print(f"pipelines: {TRY_LATER}{error}", file=sys.stderr)
+        print_line(f"pipelines: {TRY_LATER}{error}", sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
-        print("pipelines: stopped from the keyboard", file=sys.stderr)
+        print_line("pipelines: stopped from the keyboard", sys.stderr)
         return INTERRUPTED
 
 
@@ -85,7 +82,7 @@ def _compile(argv: Sequence[str]) -> int:
         compile_pipeline(target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from None
-    print(f"{target}: upload it in KFP's UI, or run it here with python -m pipelines run")
+    print_answer(f"{target}: upload it in KFP's UI, or run it here with python -m pipelines run")
     return 0
 
 
@@ -100,13 +97,13 @@ def _run(argv: Sequence[str]) -> int:
         run_locally(plan)
     except StepFailedError as error:
         took = format_duration(time.monotonic() - start)
-        print(f"pipelines: {error} (after {took}{_what_stays(plan)})", file=sys.stderr)
+        print_line(f"pipelines: {error} (after {took}{_what_stays(plan)})", sys.stderr)
         return USER_ERROR if error.is_user_error else FAILURE
     except KeyboardInterrupt:
-        print(f"\npipelines: stopped from the keyboard{_what_stays(plan)}", file=sys.stderr)
+        print_line(f"\npipelines: stopped from the keyboard{_what_stays(plan)}", sys.stderr)
         return INTERRUPTED
     took = format_duration(time.monotonic() - start)
-    print(f"\nrun {plan.run_id}: done in {took}\n{describe_outcome(plan.run_uri)}")
+    print_line(f"\nrun {plan.run_id}: done in {took}\n{describe_outcome(plan.run_uri)}")
     return 0
 
 

@@ -4,6 +4,7 @@ from sightline.cli import limit_texts, show_value, type_name
 from sightline.config import StepConfig, default_of
 from sightline.steps import COMMANDS, Step
 from sightline.storage.settings import StorageConfig
+from sightline.telemetry import print_answer
 from sightline_cluster.config import ClusterConfig
 
 _HEAD = """# Settings
@@ -80,4 +81,4 @@ def _cell(text: str | None) -> str:
 
 
 if __name__ == "__main__":
-    print(render_settings_page(), end="")
+    print_answer(render_settings_page())

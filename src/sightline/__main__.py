@@ -12,6 +12,7 @@ from sightline.errors import UserError
 from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import use_storage_settings
+from sightline.telemetry import print_answer
 from sightline.training.preemption import (
     EXIT_PREEMPTED,
     AlreadyRunningError,
@@ -31,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        print_answer(_help())
         return 0
     if arguments[0] == "--version":
-        print(f"sightline {__version__}")
+        print_answer(f"sightline {__version__}")
         return 0
     command = arguments[0]
     if command not in COMMANDS:

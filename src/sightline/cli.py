@@ -16,14 +16,21 @@ from sightline.config import StepConfig, StepUris, default_of, nearest_name, rea
 from sightline.errors import SettingsError
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import StorageConfig
+from sightline.telemetry import print_answer, print_line
 
 TRY_LATER = "try later: "
 """What a complaint starts with when there is nothing to mend."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is an error of ours, and whose help is printed as every answer."""
+
     def error(self, message: str) -> NoReturn:
+        """Refuse the arguments."""
         raise SettingsError(message)
+
+    def _print_message(self, message: str, _file: Any = None) -> None:
+        print_answer(message)
 
 
 def parse_step(
@@ -74,7 +81,7 @@ def parse_step(
 def _build_parser(
     command: str, summary: str, uris_class: type[StepUris], config_class: type[StepConfig]
 ) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"sightline {command}", description=summary, allow_abbrev=False)
+    parser = Parser(prog=f"sightline {command}", description=summary, allow_abbrev=False)
     addresses = parser.add_argument_group("addresses (s3://… or a path)")
     for name, field in uris_class.model_fields.items():
         _add_flag(addresses, uris_class, name, field)
@@ -180,4 +187,4 @@ def _explain_unknown(flag: str, uris_class: type[StepUris], config_class: type[S
 def complain(command: str, error: Exception) -> None:
     """Print an error the way a person reads a log at night: one line, no traceback."""
     advice = TRY_LATER if isinstance(error, StorageUnavailableError) else ""
-    print(f"{f'sightline {command}'.rstrip()}: {advice}{error}", file=sys.stderr, flush=True)
+    print_line(f"{f'sightline {command}'.rstrip()}: {advice}{error}", sys.stderr)

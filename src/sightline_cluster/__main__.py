@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
-from sightline.cli import complain, parse_step
+from sightline.cli import Parser, complain, parse_step
 from sightline.config import check_address, nearest_name, read_values
 from sightline.errors import SettingsError, UserError
 from sightline.steps import COMMANDS
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import StorageConfig, use_storage_settings
+from sightline.telemetry import print_answer
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.render import RUN_LABEL, render_pytorchjob
 from sightline_cluster.task import STEPS, Task, label_value, make_task, one_spelling
@@ -37,11 +37,6 @@ _HELP = """usage: sightline-cluster COMMAND
 STEP is pretrain, finetune or detect. The cluster's settings: docs/settings.md"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(message)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -51,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {"run": _run, "render": _render, "reap": _reap}
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_HELP)
+        print_answer(_HELP)
         return _DONE
     try:
         if arguments[0] not in commands:
@@ -88,7 +83,7 @@ def _render(argv: Sequence[str]) -> int:
     manifest = render_pytorchjob(task, config)
     if config.namespace:  # else it goes where kubectl is
         manifest["metadata"]["namespace"] = config.namespace
-    print(yaml.safe_dump(manifest, sort_keys=False), end="")
+    print_answer(yaml.safe_dump(manifest, sort_keys=False))
     return _DONE
 
 
@@ -96,7 +91,7 @@ def _reap(argv: Sequence[str]) -> int:
     from sightline_cluster.api import ApiAwayError, connect
     from sightline_cluster.pytorchjob import JobFailedError, reap, runs_of
 
-    parser = _Parser(prog="sightline-cluster reap", allow_abbrev=False)
+    parser = Parser(prog="sightline-cluster reap", allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run-id")
     which.add_argument("--all", action="store_true")
@@ -136,14 +131,14 @@ def _reap(argv: Sequence[str]) -> int:
         complain("cluster", error)
         return _TRY_LATER if isinstance(error, ApiAwayError) else _FAILURE
     nothing = f"nothing was left in namespace {api.namespace}"
-    print(f"deleted: {', '.join(names)}" if names else nothing)
+    print_answer(f"deleted: {', '.join(names)}" if names else nothing)
     return _DONE
 
 
 def _read(argv: Sequence[str]) -> tuple[Task, ClusterConfig]:
     """Split the arguments at the step's name: the cluster's come before it, the step's after it."""
     at = next((i for i, word in enumerate(argv) if word in STEPS), len(argv))
-    parser = _Parser(prog="sightline-cluster run", allow_abbrev=False)
+    parser = Parser(prog="sightline-cluster run", allow_abbrev=False)
     parser.add_argument("--cluster", default="{}")
     parser.add_argument("--set", action="append", default=[])
     given = parser.parse_args(argv[:at])

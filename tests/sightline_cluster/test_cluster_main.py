@@ -1,6 +1,10 @@
 """The command `sightline-cluster`: what it refuses before it asks a cluster, and what it reaps."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import urllib3
@@ -11,6 +15,44 @@ from sightline_cluster.__main__ import main
 from sightline_cluster.api import connect
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.render import OUT_ANNOTATION, render_pytorchjob
+
+ROOT = Path(__file__).parents[2]
+
+
+FLAGS = ["--dataset-uri", "s3://b/d", "--out-uri", "s3://b/runs/r/pretrain"]
+
+
+CLUSTER = ["-m", "sightline_cluster"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["-m", "sightline", "--help"], ["-m", "sightline", "pretrain", "--help"]),
+        *([*CLUSTER, "render", "--help"], [*CLUSTER, "render", "pretrain", *FLAGS]),
+        *([*CLUSTER, "reap", "--all"], ["-m", "pipelines", "run", "--help"]),
+        *(["-m", "pipelines.settings_page"], [str(ROOT / "k8s" / "pods_of_jobs.py")]),
+    ],
+)
+def test_answer_that_nobody_gets_is_told_in_one_line_or_not_at_all(api, command):
+    run = [sys.executable, *command]
+    read, write = os.pipe()
+    os.close(read)
+    with Path("/dev/full").open("w") as full, os.fdopen(write, "w") as closed_pipe:
+        ends = [
+            subprocess.run(given, stdout=stdout, stderr=subprocess.PIPE, text=True)
+            for given, stdout in (
+                (run, closed_pipe),
+                (run, full),
+                (["sh", "-c", 'exec "$@" >&-', "sh", *run], None),
+            )
+        ]
+    # 128 and the number of SIGPIPE, as a shell tells it of a program that does not catch it.
+    assert [(end.returncode, end.stderr) for end in ends] == [
+        (141, ""),
+        (1, "sightline: the answer cannot be written (No space left on device)\n"),
+        (1, "sightline: the answer cannot be written (Bad file descriptor)\n"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,18 @@ from sightline.telemetry.progress import (
     announce,
     count,
     format_duration,
+    print_answer,
     print_line,
     show_step,
     track,
 )
 
-__all__ = ["announce", "count", "format_duration", "print_line", "show_step", "track"]
+__all__ = [
+    "announce",
+    "count",
+    "format_duration",
+    "print_answer",
+    "print_line",
+    "show_step",
+    "track",
+]

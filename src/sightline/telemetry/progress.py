@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -46,15 +48,43 @@ def print_line(line: str, stream: TextIO | None = None) -> None:
             _go_on_unheard(stream, error)
 
 
+def print_answer(text: str) -> None:
+    """Print what a command was asked for, such as its help or a manifest.
+
+    Args:
+        text: What to print; its last line needs no end.
+
+    Raises:
+        SystemExit: If nobody gets it: with 141 and not a word where a pipe was closed, which is
+            how other programs end of SIGPIPE; else with 1, and one line says why.
+    """
+    try:
+        if not sys.stdout:  # it was closed before Python began
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        if sys.stdout:
+            _turn_to_nowhere(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        print_line(f"sightline: the answer cannot be written ({error.strerror})", sys.stderr)
+        raise SystemExit(1) from None
+
+
 def _go_on_unheard(stream: TextIO, error: OSError) -> None:
-    # What is in its buffer goes nowhere, too; Python would meet the same once more at its end.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
+    _turn_to_nowhere(stream)
     try:
         told = f"sightline: nobody gets this output any more ({error.strerror}); the work goes on"
         print(told, file=sys.stderr, flush=True)
     except OSError:
-        os.dup2(nowhere, sys.stderr.fileno())
+        _turn_to_nowhere(sys.stderr)
+
+
+def _turn_to_nowhere(stream: TextIO) -> None:
+    # What is in its buffer goes there, too; Python would meet the same error again at its end.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
