@@ -26,15 +26,16 @@ _TRY_LATER = 75  # EX_TEMPFAIL of sysexits.h
 _HELP = """usage: sightline-cluster COMMAND
 
   run    [--cluster JSON|FILE] [--set NAME=VALUE …] STEP FLAGS…
-         Submit a step as a PyTorchJob, follow it, and end as it ended. FLAGS are those of
-         `sightline STEP`; started again, it follows the job that runs already.
+         Submit a step as a PyTorchJob, follow it, and end as it ended. Started again, it follows
+         the job that runs already.
   render [--cluster JSON|FILE] [--set NAME=VALUE …] STEP FLAGS…
          Print the job's manifest as YAML; nothing is asked of a cluster.
   reap   --run-id NAME | --all  [--out s3://…] [--namespace NAME]
          Delete every job that a run, or all runs, left behind, and wait until it is gone; with
          --out only those whose results go below it. Needed where several runs have that name.
 
-STEP is pretrain, finetune or detect. The cluster's settings: docs/settings.md"""
+STEP is pretrain, finetune or detect, and FLAGS are those of `sightline STEP --help`. The cluster's
+settings, such as --set cpu=8 --set memory=32Gi, go before STEP: docs/settings.md"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {"run": _run, "render": _render, "reap": _reap}
-    if not arguments or arguments[0] in ("-h", "--help"):
+    # A step has a help of its own.
+    if not arguments or {"-h", "--help"} & set(arguments[: _place_of_step(arguments)]):
         print_answer(_HELP)
         return _DONE
     try:
@@ -91,7 +93,7 @@ def _reap(argv: Sequence[str]) -> int:
     from sightline_cluster.api import ApiAwayError, connect
     from sightline_cluster.pytorchjob import JobFailedError, reap, runs_of
 
-    parser = Parser(prog="sightline-cluster reap", allow_abbrev=False)
+    parser = Parser(prog="sightline-cluster reap", allow_abbrev=False, add_help=False)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run-id")
     which.add_argument("--all", action="store_true")
@@ -137,13 +139,13 @@ def _reap(argv: Sequence[str]) -> int:
 
 def _read(argv: Sequence[str]) -> tuple[Task, ClusterConfig]:
     """Split the arguments at the step's name: the cluster's come before it, the step's after it."""
-    at = next((i for i, word in enumerate(argv) if word in STEPS), len(argv))
-    parser = Parser(prog="sightline-cluster run", allow_abbrev=False)
+    at = _place_of_step(argv)
+    parser = Parser(prog="sightline-cluster run", allow_abbrev=False, add_help=False)
     parser.add_argument("--cluster", default="{}")
     parser.add_argument("--set", action="append", default=[])
-    given = parser.parse_args(argv[:at])
-    if at == len(argv):
-        raise UserError(f"a step is needed: {', '.join(STEPS)}")
+    given, unknown = parser.parse_known_args(argv[:at])
+    if unknown or at == len(argv):
+        raise UserError(_what_is_no_step(unknown))
     values: dict[str, Any] = {"backend": "pytorchjob", **read_values(given.cluster, "--cluster")}
     for text in given.set:
         name, equals, value = text.partition("=")
@@ -158,6 +160,24 @@ def _read(argv: Sequence[str]) -> tuple[Task, ClusterConfig]:
     use_storage_settings(storage)
     reached = StorageConfig.from_environment().model_dump(exclude_defaults=True)
     return make_task(command.name, uris.to_json(), settings.to_json(), reached), config
+
+
+def _place_of_step(argv: Sequence[str]) -> int:
+    return next((i for i, word in enumerate(argv) if word in STEPS), len(argv))
+
+
+def _what_is_no_step(unknown: Sequence[str]) -> str:
+    """Say what stands where a step's name should."""
+    word = unknown[0] if unknown else ""
+    if not word:
+        return f"a step is needed: {', '.join(STEPS)}"
+    if word in COMMANDS:
+        return f"a job runs {', '.join(STEPS)}, got {word!r}: sightline {word} runs it here"
+    if word.startswith("-"):
+        return f"{word} is none of --cluster and --set: the step's own flags go after its name"
+    nearest = nearest_name(word, STEPS)
+    hint = f"did you mean {nearest}?" if nearest else f"use one of {', '.join(STEPS)}"
+    return f"unknown step {word!r}, {hint}"
 
 
 if __name__ == "__main__":

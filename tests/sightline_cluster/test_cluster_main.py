@@ -22,6 +22,37 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ["--dataset-uri", "s3://b/d", "--out-uri", "s3://b/runs/r/pretrain"]
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "a step is needed: pretrain, finetune, detect"),
+        (["--set", "cpu=1"], "a step is needed: pretrain, finetune, detect"),
+        (["prepare", *FLAGS], "got 'prepare': sightline prepare runs it here"),
+        (["--set", "cpu=1", "pretrian", *FLAGS], "unknown step 'pretrian', did you mean pretrain?"),
+        (["nothing", *FLAGS], "unknown step 'nothing', use one of pretrain, finetune, detect"),
+        ([*FLAGS, "pretrain"], "--dataset-uri is none of --cluster and --set: the step's own flag"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "render"])
+def test_what_is_no_step_is_told_in_words(command, given, told, capsys):
+    assert main([command, *given]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [[], ["-h"], ["render", "-h"], ["reap", "--help"]])
+def test_help_says_what_each_command_takes(given, capsys):
+    assert main(given) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("usage: sightline-cluster COMMAND")
+    assert "sightline STEP --help" in told
+
+
+def test_help_of_a_step_is_its_own(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["render", "pretrain", "--help"])
+    assert capsys.readouterr().out.startswith("usage: sightline pretrain")
+
+
 CLUSTER = ["-m", "sightline_cluster"]
 
 
