@@ -199,9 +199,9 @@ def check_address(uri: str) -> str:
         )
     if scheme == "s3":
         if not bucket or not all(letter.isalnum() or letter in "._-" for letter in bucket):
-            raise ValueError(f"{uri} names no bucket: give s3://bucket/prefix")
+            raise ValueError(f"{uri!r} names no bucket: give s3://bucket/prefix")
         if {".", ".."} & set(prefix.split("/")):
-            raise ValueError(f"{uri} holds . or ..: give the address itself")
+            raise ValueError(f"{uri!r} holds . or ..: give the address itself")
     return uri
 
 

@@ -396,9 +396,11 @@ def _load_kubeconfig(path: str, configuration: kubernetes_client.Configuration) 
         raise ValueError(f"cluster {context['cluster']} has no server")
     for part, example in (("server", "https://10.0.0.1:6443"), ("proxy-url", "http://proxy:3128")):
         try:
-            check_http_address(cluster.get(part) or "", "the user's stand apart", example)
+            check_http_address(
+                cluster.get(part) or "", "users of the kubeconfig hold them", example
+            )
         except ValueError as error:
-            raise ValueError(f"{part} {error}") from None
+            raise ValueError(f"{part}: {error}") from None
     login = held["users"].get_with_name(context.safe_get("user"), safe=True)
     user = (login.safe_get("user") if login else None) or {}
     provider = (user.get("auth-provider") or {}).get("name", "")

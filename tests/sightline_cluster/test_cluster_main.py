@@ -94,8 +94,8 @@ def test_answer_that_nobody_gets_is_told_in_one_line_or_not_at_all(api, command)
         (["--all", "--out", ""], "--out: jobs' results go to s3://… only, got ''"),
         (["--run-id", "r", "--out", "/home/me"], "s3://… only, got '/home/me'"),
         (["--run-id", "\udcff"], "--run-id: needs a run's id, got '\\udcff'"),
-        (["--all", "--out", "s3://"], "--out: s3:// names no bucket: give s3://bucket/prefix"),
-        (["--all", "--out", "s3://b\n"], "names no bucket"),
+        (["--all", "--out", "s3://"], "--out: 's3://' names no bucket: give s3://bucket/prefix"),
+        (["--all", "--out", "s3://b\n"], "'s3://b\\n' names no bucket"),
         (["--all", "--out", "https://me:pw@h"], "--out: an S3 address holds no credentials"),
         (["--all", "--namespace", ""], "--namespace: needs a name, got an empty one"),
         (["--all", "--namespace", "../a"], "--namespace: needs a name of at most 63 lower-case"),
@@ -237,7 +237,7 @@ def require_kubeconfig_told(capsys):
 def test_server_that_could_never_answer_is_told_as_the_users_to_mend(api, tmp_path, capsys, server):
     change_kubeconfig(api, tmp_path, "cluster", {"server": server})
     assert main(["reap", "--all"]) == 2
-    words = f"(server needs an address such as https://10.0.0.1:6443, got {server!r}): mend it"
+    words = f"(server: needs an address such as https://10.0.0.1:6443, got {server!r}): mend it"
     assert words in capsys.readouterr().err
 
 

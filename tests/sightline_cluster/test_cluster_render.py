@@ -385,7 +385,7 @@ def test_address_of_data_with_credentials_is_refused_without_repeating_them(secr
 
 def test_address_that_names_no_bucket_is_refused(capfd):
     assert main(["render", "pretrain", "--dataset-uri", "s3://b/d", "--out-uri", "s3:///"]) == 2
-    assert "out_uri: s3:/// names no bucket: give s3://bucket" in capfd.readouterr().err
+    assert "out_uri: 's3:///' names no bucket: give s3://bucket" in capfd.readouterr().err
 
 
 def test_lists_may_be_given_as_text():
