@@ -51,7 +51,7 @@ def test_node_selector_that_no_node_meets(launch, namespace):
 @pytest.mark.long
 def test_room_that_no_node_has_now_is_waited_for(launch):
     launcher = launch(cluster={"node_selector": ["gpu=none-such"], "wait_for_nodes": True, **SOON})
-    launcher.wait_for("waits for room on nodes with gpu=none-such")
+    launcher.wait_for("no node suits the job (cluster.node_selector: gpu=none-such", seconds=120)
     time.sleep(20)
     assert launcher.process.poll() is None
 
