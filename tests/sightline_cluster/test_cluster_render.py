@@ -447,7 +447,10 @@ LONG = "a" * 63
         *(("namespace", text) for text in ("a..b", "a.b", "..", "-a", "A", f"{LONG}a", "a\n")),
         *(("s3_secret", text) for text in ("a..b", ".a", "a.-b", f"{LONG}a")),
         *(("queue", text) for text in (f"{LONG}.a", "a b")),
-        *(("train_image", text) for text in (" ", "a b", "Train", "a:", "a/", "a//b", "r:x/a")),
+        *(
+            ("train_image", text)
+            for text in (" ", "a b", "Train", "a:", "a/", "a//b", "r:x/a", "-r.b/a")
+        ),
         *(("detect_image", text) for text in ("r/a:1:2", "https://r/a", "a:1@sha256:12")),
     ],
 )
