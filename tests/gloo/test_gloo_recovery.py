@@ -47,13 +47,14 @@ def test_five_killed_ranks_cost_five_restarts_and_change_no_bit(
 def test_a_killed_process_that_draws_views_costs_a_restart_and_changes_no_bit(
     labelled_dataset, tmp_path, uninterrupted
 ):
-    run = Run(labelled_dataset, tmp_path / "out", workers=2, loader_processes=1)
+    passes = {"lanes": 2, "images_per_pass": 4}  # which change as little
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, loader_processes=1, **passes)
     run.wait_for("epoch 2/")
     os.kill(drawing_for(run.workers())[0], signal.SIGKILL)
     run.wait()
     assert "a process that draws views ended (DataLoader worker" in run.told
     assert "starting all again (2 restarts left after this)" in run.told
-    assert result_of(tmp_path / "out") == uninterrupted(2)
+    assert result_of(tmp_path / "out") == uninterrupted(2, **passes)
 
 
 def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(
@@ -68,15 +69,6 @@ def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(
     assert "epoch 1/" not in second.told
     assert result_of(out) == expected
     require_nothing_left(out)
-
-
-def test_batches_in_passes_go_on_with_the_same_bits(labelled_dataset, tmp_path, uninterrupted):
-    passes = {"lanes": 2, "images_per_pass": 4}
-    expected = uninterrupted(2, **passes)
-    Run(labelled_dataset, tmp_path / "out", workers=2, **passes).wait_for("epoch 3/").kill_all()
-    again = Run(labelled_dataset, tmp_path / "out", workers=2, **passes).wait()
-    assert "going on from checkpoint step-" in again.told
-    assert result_of(tmp_path / "out") == expected
 
 
 def test_another_number_of_ranks_goes_on_with_the_same_images(

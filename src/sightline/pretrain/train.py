@@ -263,9 +263,11 @@ class _Training:
 
     @contextmanager
     def place_noted(self) -> Iterator[None]:
-        """Note on an error how far training was."""
+        """Note on an error how far training was, unless its own words are for the user."""
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:
             error.add_note(f"after step {self.global_step}")
             raise
