@@ -16,7 +16,6 @@ _UNITS = {
     **{unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
     **{f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
 }
-_LEAST_BYTES, _MOST_BYTES = 2**20, 2**60
 _LABEL = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _DOMAIN = r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?"
 _PATH = r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
@@ -42,10 +41,15 @@ def _written(pattern: str, needed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _check_bytes(quantity: str) -> str:
-    if not _LEAST_BYTES <= amount_of(quantity) <= _MOST_BYTES:
-        raise ValueError(f"needs bytes, such as 8Gi, from 1Mi to 1Ei, got {quantity!r}")
-    return quantity
+def _bytes_from(least: str) -> AfterValidator:
+    """Return a check that a quantity is of so many bytes, or more."""
+
+    def check(quantity: str) -> str:
+        if not amount_of(least) <= amount_of(quantity) <= amount_of("1Ei"):
+            raise ValueError(f"needs bytes, such as 8Gi, from {least} to 1Ei, got {quantity!r}")
+        return quantity
+
+    return AfterValidator(check)
 
 
 # Quantities as Kubernetes writes them, of processors and of bytes; none of zero.
@@ -59,7 +63,7 @@ Processors = Annotated[
 Quantity = Annotated[
     str,
     _written(r"[0-9]{1,18}(\.[0-9]{1,9})?(k|Ki|[MGTPE]i?)?", "bytes, such as 8Gi, 1.5G or 512Mi"),
-    AfterValidator(_check_bytes),
+    _bytes_from("1Ki"),  # of less the unit was forgotten
 ]
 Name = Annotated[
     str,
@@ -130,7 +134,8 @@ class ClusterConfig(StepConfig):
     cpu: Processors = "2"
     """Processors of a pod, requested and limited."""
 
-    memory: Quantity = "8Gi"
+    # Python with torch takes more before it does anything.
+    memory: Annotated[Quantity, _bytes_from("64Mi")] = "8Gi"
     """Memory of a pod, requested and limited; shared memory counts."""
 
     gpus: Annotated[int, Field(ge=0, le=64)] = 0

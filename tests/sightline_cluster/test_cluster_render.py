@@ -414,8 +414,8 @@ def test_disk_that_a_worker_may_use_is_its_scratch_and_a_log(task, scratch, limi
         ),
         *(("memory", memory) for memory in ("8ki", "0", "0.0Gi", "1..5Gi", "8 gigs", "9" * 5000)),
         # The unit is missing, or one too many; no container starts with a byte of memory.
-        *(("memory", memory) for memory in ("0.0000001", "8", "1023Ki", "2Ei", "9" * 18 + "E")),
-        ("shared_memory", "1Gi1Gi"),
+        *(("memory", memory) for memory in ("0.0000001", "8", "65535Ki", "2Ei", "9" * 18 + "E")),
+        *(("shared_memory", size) for size in ("1Gi1Gi", "1.023k")),
         ("scratch", "-1Gi"),
     ],
 )
@@ -429,13 +429,19 @@ def test_quantities_that_kubernetes_does_not_take_are_refused_with_an_example(na
     ("name", "value"),
     [
         *(("cpu", cpu) for cpu in ("0.5", "500m", "1.250", "12")),
-        *(("memory", memory) for memory in ("8388608Ki", "1.5Gi", "0.5Gi", "1E", "1Mi")),
+        *(("memory", memory) for memory in ("8388608Ki", "1.5Gi", "0.5Gi", "1E", "64Mi")),
     ],
 )
 def test_quantities_of_kubernetes_are_taken(task, name, value):
     config = ClusterConfig(**{"shared_memory": "1Mi", name: value})
     container = container_of(render_pytorchjob(task(), config))
     assert container["resources"]["requests"][name] == value
+
+
+@pytest.mark.parametrize("value", ["16Ki", "1.024k"])
+def test_small_volumes_are_taken(task, value):
+    pod = pod_of(render_pytorchjob(task(), ClusterConfig(scratch=value, shared_memory=value)))
+    assert [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"]] == [value] * 2
 
 
 LONG = "a" * 63
