@@ -39,10 +39,8 @@ def _refuse_empty(address: str) -> str:
 Place = Annotated[str, AfterValidator(_refuse_empty)]
 """An address below which folders of ours lie, by names of their own."""
 
-# As in an address that was signed for somebody else; other keys may hold a question mark.
-_SECRET_IN_QUERY = re.compile(
-    r"[?&][^=&]*(token|sig|secret|password|credential|key)[^=&]*=", re.IGNORECASE
-)
+# `?name=`, where a token would stand; a key may hold other question marks.
+_QUERY = re.compile(r"\?[^/=]+=")
 
 Rule = tuple[str, Callable[[Any], bool]]
 """What must hold of several settings together: what to say where it does not, with the settings in
@@ -185,23 +183,31 @@ def check_address(uri: str) -> str:
     """Return the address of a folder or a file, `s3://…` or a path, as it was given.
 
     Raises:
-        ValueError: If it holds credentials, which are not repeated, or begins with `s3://` and
-            names no bucket, or not one place.
+        ValueError: If it is of another kind, or begins with `s3://` and holds credentials, names no
+            bucket, or not one place. What may be a secret is not repeated.
     """
     scheme, separator, place = uri.partition("://")
-    bucket, _, prefix = place.partition("/")
+    mistyped = re.match(r"(s3a?|gs|https?|file):", uri, re.IGNORECASE)
+    if mistyped and not separator:
+        # As a path it would be a folder of that name, here, where nobody looks for it.
+        raise ValueError(
+            f"an address that begins with {mistyped[0]} needs two slashes after it: write "
+            "s3://bucket/prefix, or ./ before a folder of that name"
+        )
+    if separator and scheme not in ("s3", "file"):
+        raise ValueError(f"cannot open {scheme}://…: give s3://bucket/prefix or a folder")
     if not separator or scheme == "file":
         return uri
-    if "@" in bucket or ":" in bucket or _SECRET_IN_QUERY.search(place):
+    bucket, _, prefix = place.partition("/")
+    if "@" in bucket or ":" in bucket or _QUERY.search(place):
         raise ValueError(
-            "an S3 address holds no credentials and no port: give s3://bucket/prefix, and the "
-            "credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "an S3 address holds no credentials, no port and no query: give s3://bucket/prefix, "
+            "and the credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    if scheme == "s3":
-        if not bucket or not all(letter.isalnum() or letter in "._-" for letter in bucket):
-            raise ValueError(f"{uri!r} names no bucket: give s3://bucket/prefix")
-        if {".", ".."} & set(prefix.split("/")):
-            raise ValueError(f"{uri!r} holds . or ..: give the address itself")
+    if not bucket or not all(letter.isalnum() or letter in "._-" for letter in bucket):
+        raise ValueError(f"{uri!r} names no bucket: give s3://bucket/prefix")
+    if {".", ".."} & set(prefix.split("/")):
+        raise ValueError(f"{uri!r} holds . or ..: give the address itself")
     return uri
 
 

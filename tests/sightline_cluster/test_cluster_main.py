@@ -96,7 +96,7 @@ def test_answer_that_nobody_gets_is_told_in_one_line_or_not_at_all(api, command)
         (["--run-id", "\udcff"], "--run-id: needs a run's id, got '\\udcff'"),
         (["--all", "--out", "s3://"], "--out: 's3://' names no bucket: give s3://bucket/prefix"),
         (["--all", "--out", "s3://b\n"], "'s3://b\\n' names no bucket"),
-        (["--all", "--out", "https://me:pw@h"], "--out: an S3 address holds no credentials"),
+        (["--all", "--out", "https://me:pw@h"], "--out: cannot open https://…"),
         (["--all", "--namespace", ""], "--namespace: needs a name, got an empty one"),
         (["--all", "--namespace", "../a"], "--namespace: needs a name of at most 63 lower-case"),
     ],

@@ -367,20 +367,36 @@ def test_address_with_credentials_is_refused_without_repeating_them(name, capfd)
 
 
 @pytest.mark.parametrize(
-    "secret",
+    ("secret", "told"),
     [
-        *("s3://KEY:S3CRET@b/d", "s3://S3CRET@b/d", "https://me:S3CRET@host/d"),
-        *("s3://b/d?token=S3CRET", "https://host/d?a=1&X-Amz-Signature=S3CRET"),
+        *(
+            (uri, "an S3 address holds no credentials, no port and no query: give s3://")
+            for uri in (
+                *("s3://KEY:CANARY@b/d", "s3://CANARY@b/d", "s3://KEY:x/CANARY@b/d"),
+                *("s3://b/d?token=CANARY", "s3://b/d?a=1&pw=CANARY", "s3://b?pass=x/CANARY"),
+            )
+        ),
+        *(
+            (uri, "cannot open https://…: give s3://bucket/prefix")
+            for uri in ("https://me:CANARY@host/d", "https://host/d?auth=CANARY")
+        ),
+        ("s3:/KEY:CANARY@b/d", "needs two slashes after it: write s3://bucket/prefix"),
     ],
 )
-def test_address_of_data_with_credentials_is_refused_without_repeating_them(secret, capfd):
+def test_address_of_data_with_credentials_is_refused_without_repeating_them(secret, told, capfd):
     good = "s3://b/d"
     for dataset, out in ((secret, good), (good, secret)):
         uris = ["--dataset-uri", dataset, "--out-uri", out]
         assert main(["render", "pretrain", *uris]) == 2
-        told = capfd.readouterr()
-        assert "_uri: an S3 address holds no credentials and no port: give s3://" in told.err
-        assert "S3CRET" not in f"{told.out}{told.err}"
+        shown = capfd.readouterr()
+        assert told in shown.err
+        assert "CANARY" not in f"{shown.out}{shown.err}"
+
+
+@pytest.mark.parametrize("uri", ["s3://b/what?", "s3://b/a?/b=c", "s3://b/?=c", "s3://b/c=d?"])
+def test_question_mark_in_a_key_is_no_query(task, uri):
+    container = container_of(render_pytorchjob(task(bucket=uri), ClusterConfig()))
+    assert f"{uri}/runs/first/pretrain" in container["args"]
 
 
 def test_address_that_names_no_bucket_is_refused(capfd):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sightline.config import check_address
 from sightline.errors import UserError
 
 
@@ -119,28 +119,21 @@ def open_storage(uri: str) -> Storage:
             written to; a bucket must exist.
 
     Raises:
-        UserError: If the address is empty or of a kind this version does not serve.
+        UserError: If the address is empty, or one that `check_address` refuses.
     """
     if not uri:
         raise UserError("an address is needed, got an empty one: give a folder")
-    scheme, separator, rest = uri.partition("://")
-    if scheme == "s3" and separator:
+    try:
+        check_address(uri)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if uri.startswith("s3://"):
         from sightline.storage.s3 import S3Storage
 
         return S3Storage(uri)
-    if separator and scheme != "file":
-        # The rest of it may hold credentials, which belong to no message.
-        raise UserError(f"cannot open {scheme}://…: give s3://bucket/prefix or a folder")
-    mistyped = re.match(r"(s3a?|gs|https?|file):", uri, re.IGNORECASE)
-    if mistyped and not separator:
-        # As a path it would be a folder of that name, here, where nobody looks for it.
-        raise UserError(
-            f"an address that begins with {mistyped[0]} needs two slashes after it: write "
-            "s3://bucket/prefix, or ./ before a folder of that name"
-        )
     from sightline.storage.local import LocalStorage
 
-    return LocalStorage(Path(rest if separator else uri))
+    return LocalStorage(Path(uri.removeprefix("file://")))
 
 
 def join_uri(uri: str, *parts: str) -> str:

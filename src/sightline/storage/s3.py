@@ -36,7 +36,6 @@ from botocore.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 from urllib3.util.ssl_ import create_urllib3_context
 
-from sightline.config import check_address
 from sightline.errors import UserError
 from sightline.storage.base import Entry, NotFoundError
 from sightline.storage.http_get import (
@@ -88,12 +87,12 @@ class S3Storage:
     """Objects below one prefix of a bucket.
 
     Args:
-        uri: `s3://bucket` or `s3://bucket/prefix`.
+        uri: `s3://bucket` or `s3://bucket/prefix`, as `check_address` lets it pass.
         config: How to reach the server; None: what holds in this process.
         clock: What waits between tries.
 
     Raises:
-        UserError: If the address is malformed, or there are no credentials.
+        UserError: If there are no credentials.
     """
 
     def __init__(
@@ -652,10 +651,7 @@ os.register_at_fork(after_in_child=_forget_connections)
 
 
 def _parse(uri: str) -> tuple[str, str]:
-    try:
-        bucket, _, prefix = check_address(uri).removeprefix("s3://").partition("/")
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     return bucket, "".join(f"{part}/" for part in prefix.split("/") if part)
 
 
