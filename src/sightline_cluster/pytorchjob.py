@@ -553,8 +553,7 @@ def cancelled_with_us(backend: PyTorchJobBackend, config: ClusterConfig) -> Iter
                 stays = "goes on" if backend.may_have_job else "was not submitted"
             if failures:
                 stays = f"could not be deleted ({failures[0]}): sightline-cluster reap deletes it"
-            with contextlib.suppress(OSError):  # the terminal may be what ended
-                print(f"asked to end; job {backend.name} {stays}", file=sys.stderr, flush=True)
+            print_line(f"asked to end; job {backend.name} {stays}", sys.stderr)
         for number, handler in {**before, signal.SIGALRM: alarm}.items():
             signal.signal(number, handler)
         if asked:  # whatever came of it meanwhile, such as that the job is gone

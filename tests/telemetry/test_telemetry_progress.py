@@ -182,6 +182,30 @@ def test_work_goes_on_where_nobody_gets_its_lines_and_says_so_once(is_full):
     assert told == f"sightline: nobody gets this output any more ({why}); the work goes on\n"
 
 
-def test_line_for_a_stdout_that_was_never_there_is_dropped(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)
+UNWATCHED = """
+import sys
+from sightline.telemetry import print_line, show_step
+
+sys.stdin.readline()
+show_step("step", 1, 2, 0, "loss 1", log_steps=1)
+print_line("step: a warning", sys.stderr)
+print("done")
+"""
+
+
+def test_training_goes_on_where_nobody_gets_its_progress():
+    receiving, sending = os.pipe()
+    command = [sys.executable, "-c", UNWATCHED]
+    pipe = subprocess.PIPE
+    chatter = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=sending, text=True)
+    os.close(sending)
+    os.close(receiving)  # as head does
+    assert chatter.communicate("\n", timeout=60)[0] == "done\n"
+    assert chatter.returncode == 0
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_line_for_a_stream_that_was_never_there_is_dropped(stream, monkeypatch):
+    monkeypatch.setattr(sys, stream, None)
     announce("step", "one")
+    show_step("step", 1, 1, 0, "loss 1", log_steps=1)

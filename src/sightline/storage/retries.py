@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from sightline.storage.base import StorageUnavailableError
+from sightline.telemetry import print_line
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
@@ -123,11 +124,10 @@ def retries_told(step: str) -> Iterator[None]:
         if counts:
             kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
             total = counts.total()
-            print(
+            print_line(
                 f"sightline {step}: {total} {'request was' if total == 1 else 'requests were'} "
                 f"tried again ({kinds})",
-                file=sys.stderr,
-                flush=True,
+                sys.stderr,
             )
 
 
@@ -146,11 +146,10 @@ class _Notes:
             if now < self._quiet_until:
                 return
             self._quiet_until = now + SECONDS_BETWEEN_LINES
-        print(
+        print_line(
             f"sightline: cannot {what} yet: {failure}; trying again in {wait_seconds:.1f} s "
             f"({total} {'retry' if total == 1 else 'retries'} so far)",
-            file=sys.stderr,
-            flush=True,
+            sys.stderr,
         )
 
     def counts(self) -> Mapping[str, int]:

@@ -27,6 +27,7 @@ from sightline.telemetry.metrics import (
     STORAGE_RETRIES,
     Metric,
 )
+from sightline.telemetry.progress import print_line
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -213,4 +214,4 @@ def outcome_pushed(step: str) -> Iterator[None]:
 
 
 def _warn(text: str) -> None:
-    print(f"sightline: {text}", file=sys.stderr, flush=True)
+    print_line(f"sightline: {text}", sys.stderr)

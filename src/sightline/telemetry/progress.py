@@ -21,8 +21,8 @@ _printing = threading.RLock()  # a stream may print on another
 
 def announce(step: str, text: str) -> None:
     """Print one line of a step's story, in the place of a bar if one is shown."""
-    if sys.stderr.isatty():
-        print("\r\x1b[J", end="", file=sys.stderr, flush=True)
+    if _on_terminal():
+        _write("\r\x1b[J", sys.stderr)
     print_line(f"{step}: {text}")
 
 
@@ -36,16 +36,7 @@ def print_line(line: str, stream: TextIO | None = None) -> None:
         line: What to print, without its end.
         stream: Where to; by default stdout.
     """
-    stream = stream or sys.stdout
-    if not stream:  # it was closed before Python began
-        return
-    with _printing:
-        try:
-            # Not by print(), which KFP puts one of its own in the place of.
-            stream.write(f"{line}\n")
-            stream.flush()
-        except OSError as error:
-            _go_on_unheard(stream, error)
+    _write(f"{line}\n", stream or sys.stdout)
 
 
 def print_answer(text: str) -> None:
@@ -72,13 +63,24 @@ def print_answer(text: str) -> None:
         raise SystemExit(1) from None
 
 
-def _go_on_unheard(stream: TextIO, error: OSError) -> None:
-    _turn_to_nowhere(stream)
-    try:
-        told = f"sightline: nobody gets this output any more ({error.strerror}); the work goes on"
-        print(told, file=sys.stderr, flush=True)
-    except OSError:
-        _turn_to_nowhere(sys.stderr)
+def _write(text: str, stream: TextIO | None) -> None:
+    if not stream:  # it was closed before Python began
+        return
+    with _printing:
+        try:
+            # Not by print(), which KFP puts one of its own in the place of.
+            stream.write(text)
+            stream.flush()
+        except OSError as error:
+            _turn_to_nowhere(stream)
+            if stream is not sys.stderr:
+                why = error.strerror
+                told = f"sightline: nobody gets this output any more ({why}); the work goes on"
+                print_line(told, sys.stderr)
+
+
+def _on_terminal() -> bool:
+    return bool(sys.stderr) and sys.stderr.isatty()
 
 
 def _turn_to_nowhere(stream: TextIO) -> None:
@@ -113,7 +115,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    on_terminal = sys.stderr.isatty()
+    on_terminal = _on_terminal()
     start = last = time.monotonic()
     done = 0
     for done, item in enumerate(items, start=1):
@@ -123,7 +125,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
             last = now
             _show(label, done, total, now - start, on_terminal)
     if on_terminal and last != start:
-        print(f"\r\x1b[K{label}: {done} in {format_duration(last - start)}", file=sys.stderr)
+        print_line(f"\r\x1b[K{label}: {done} in {format_duration(last - start)}", sys.stderr)
 
 
 def _show(label: str, done: int, total: int | None, seconds: float, on_terminal: bool) -> None:
@@ -133,7 +135,7 @@ def _show(label: str, done: int, total: int | None, seconds: float, on_terminal:
     else:
         text = f"{label}: {done}"
     start, end = ("\r\x1b[K", "") if on_terminal else ("", "\n")
-    print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+    _write(f"{start}{text}{end}", sys.stderr)
 
 
 _last_line: float | None = None
@@ -154,7 +156,7 @@ def show_step(
             last line or later.
     """
     global _last_line
-    on_terminal = sys.stderr.isatty()
+    on_terminal = _on_terminal()
     now = time.monotonic()
     last_step = step == steps
     if _last_line is None:
@@ -168,7 +170,7 @@ def show_step(
     _last_line = now
     where = f"{step}/{steps}, about {format_duration(seconds_left)} left"
     if not on_terminal:
-        print(f"{label}: {where}, {details}", file=sys.stderr, flush=True)
+        print_line(f"{label}: {where}, {details}", sys.stderr)
         return
     width = shutil.get_terminal_size().columns - 1
     cells = min(_BAR_CELLS, width - len(label) - len(where) - 2)
@@ -176,4 +178,4 @@ def show_step(
     # The cursor goes back to the first of the two lines, so that whatever else is printed has it.
     end = "\n" if last_step else "\x1b[A\r"
     lines = f"{f'{label} {bar}{where}'[:width]}\n{details[:width]}"
-    print(f"\r\x1b[J{lines}", end=end, file=sys.stderr, flush=True)
+    _write(f"\r\x1b[J{lines}{end}", sys.stderr)

@@ -24,6 +24,7 @@ from sightline.storage import NotFoundError, Storage, StorageUnavailableError, j
 from sightline.storage.artifacts import sha256_of
 from sightline.storage.scratch import ScratchFolder
 from sightline.storage.verified import AlteredError, read_verified
+from sightline.telemetry import print_line
 from sightline.telemetry.exporter import Exporter
 from sightline.telemetry.metrics import (
     CHECKPOINT_FAILURES,
@@ -409,7 +410,7 @@ class Checkpoints:
         return join_uri(self._storage.uri, name)
 
     def _warn(self, text: str) -> None:
-        print(f"sightline {self._step}: {text}", file=sys.stderr, flush=True)
+        print_line(f"sightline {self._step}: {text}", sys.stderr)
 
 
 class _DamagedError(Exception):

@@ -20,6 +20,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 
+from sightline.telemetry import print_line
 from sightline.training.launch import KILLED
 
 _DEFECT, _ASKED = 1, 128 + signal.SIGTERM
@@ -40,7 +41,7 @@ def main(errors: str, *arguments: str) -> int:
         return _DEFECT
     except RendezvousConnectionError:
         told = "torchrun: the place where the machines meet does not answer, as when its pod ended"
-        print(told, file=sys.stderr, flush=True)
+        print_line(told, sys.stderr)
         return _DEFECT
     return 0
 
