@@ -183,7 +183,7 @@ def check_address(uri: str) -> str:
     """Return the address of a folder or a file, `s3://…` or a path, as it was given.
 
     Raises:
-        ValueError: If it is of another kind, or begins with `s3://` and holds credentials, names no
+        ValueError: If it is of another kind, holds credentials, or names a host before a path, no
             bucket, or not one place. What may be a secret is not repeated.
     """
     scheme, separator, place = uri.partition("://")
@@ -196,6 +196,10 @@ def check_address(uri: str) -> str:
         )
     if separator and scheme not in ("s3", "file"):
         raise ValueError(f"cannot open {scheme}://…: give s3://bucket/prefix or a folder")
+    if scheme == "file" and separator and not place.startswith("/"):
+        raise ValueError("a file:// address names no host: give file:///folder, or just the path")
+    if re.match("//[^/]*@", uri):
+        raise ValueError("an address holds no credentials: give s3://bucket/prefix or a folder")
     if not separator or scheme == "file":
         return uri
     bucket, _, prefix = place.partition("/")

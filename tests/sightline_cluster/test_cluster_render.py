@@ -381,6 +381,8 @@ def test_address_with_credentials_is_refused_without_repeating_them(name, capfd)
             for uri in ("https://me:CANARY@host/d", "https://host/d?auth=CANARY")
         ),
         ("s3:/KEY:CANARY@b/d", "needs two slashes after it: write s3://bucket/prefix"),
+        ("file://KEY:CANARY@b/d", "a file:// address names no host"),
+        ("//KEY:CANARY@b/d", "an address holds no credentials: give s3://bucket/prefix"),
     ],
 )
 def test_address_of_data_with_credentials_is_refused_without_repeating_them(secret, told, capfd):

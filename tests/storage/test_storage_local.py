@@ -349,6 +349,12 @@ def test_file_address_and_path_are_the_same_place(tmp_path):
     assert open_storage(str(tmp_path)).read_bytes("a") == b"1"
 
 
+@pytest.mark.parametrize("uri", ["file://localhost/data", "file://data", "file://"])
+def test_file_address_with_a_host_is_no_folder_here(uri):
+    with pytest.raises(UserError, match=r"names no host: give file:///folder, or just the path"):
+        open_storage(uri)
+
+
 def test_addresses_join_with_one_slash():
     assert join_uri("/data/", "/runs/", "1") == "/data/runs/1"
     assert join_uri("s3://bucket", "a/b") == "s3://bucket/a/b"
