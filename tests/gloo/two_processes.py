@@ -1,5 +1,6 @@
 """Two real processes that share work over gloo on the CPU."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -14,13 +15,18 @@ from sightline.training import distributed
 WORLD_SIZE = 2
 CPU = torch.device("cpu")
 
+# Imported once, by a server that forks the processes, instead of by each of them.
+multiprocessing.set_forkserver_preload(["torch._dynamo", "sightline.pretrain.train"])
+
 
 def run_in_processes(work: Callable[[int], Any], folder: Path, count: int) -> list[Any]:
     """Return what `work(rank)` gave in each process; it must be a module's function."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_join, (count, port, work, folder), nprocs=count)
+    torch.multiprocessing.start_processes(
+        _join, (count, port, work, folder), nprocs=count, start_method="forkserver"
+    )
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(count)]
 
 
