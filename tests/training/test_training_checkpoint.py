@@ -145,10 +145,39 @@ def test_without_a_whole_pointer_the_newest_that_is_there_is_taken(change, tmp_p
     require_latest(str(tmp_path), 3)
 
 
-@pytest.mark.parametrize("kept", ["abc", {"a": 1}, [1], None])
-def test_a_pointer_without_a_list_of_names_is_damaged(kept, tmp_path, capsys):
+def test_a_name_in_the_pointer_that_changed_by_a_bit_costs_no_checkpoint(uri, capsys):
+    save_all(uri, [1, 2, 3])
+    before = keys_of(uri)
+    storage = open_storage(uri)
+    pointer = storage.read_bytes("latest.json")
+    for name in json.loads(pointer)["kept"]:
+        place = pointer.index(name.encode()) + len(name) - 1
+        storage.write_bytes("latest.json", flip_a_bit(pointer, place))
+        again = checkpoints_at(uri, name)
+        again.take_over()
+        require_latest(uri, 3, again)
+        assert again.fallbacks == 1
+        assert keys_of(uri) == before
+    assert capsys.readouterr().err.count("latest.json is damaged: taking the newest of the 3") == 3
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_something_else_in_the_pointers_place_is_named(is_link, tmp_path, capsys):
     save_all(str(tmp_path), [1])
-    (tmp_path / "latest.json").write_text(json.dumps({"kept": kept}))
+    pointer = tmp_path / "latest.json"
+    pointer.unlink()
+    pointer.symlink_to("nowhere") if is_link else pointer.mkdir()
+    with pytest.raises(
+        UserError, match=r"latest\.json cannot be written.*look what is in its place"
+    ):
+        take_over_at(str(tmp_path))
+    assert "deleted" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"kept": []}', "[" * 100_000, "[]", '{"kept": [1]}'])
+def test_a_pointer_that_nobody_of_ours_wrote_is_damaged(content, tmp_path, capsys):
+    save_all(str(tmp_path), [1])
+    (tmp_path / "latest.json").write_text(content)
     checkpoints = checkpoints_at(str(tmp_path))
     require_latest(str(tmp_path), 1, checkpoints)
     assert checkpoints.fallbacks == 1

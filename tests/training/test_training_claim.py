@@ -182,6 +182,16 @@ def test_who_finds_the_run_taken_over_knows_it_and_leaves_it(storage):
     assert stored(storage) == ELSEWHERE
 
 
+@pytest.mark.parametrize("is_link", [True, False])
+def test_something_else_in_the_claims_place_is_named(is_link, tmp_path):
+    place = tmp_path / "claim.json"
+    place.symlink_to("nowhere") if is_link else place.mkdir()
+    with pytest.raises(
+        UserError, match=r"claim\.json cannot be written.*look what is in its place"
+    ):
+        claim_on(open_storage(str(tmp_path))).take()
+
+
 def test_of_many_that_try_at_once_one_gets_it(storage):
     results = []
 

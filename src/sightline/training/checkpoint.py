@@ -98,7 +98,8 @@ class Checkpoints:
 
         Raises:
             LostRunError: If another process moved it at the same time.
-            UserError: If the run is another one; then nothing is touched.
+            UserError: If the run is another one, or something else is in the pointer's place; then
+                nothing is touched.
         """
         self._pointer = self._read_pointer()
         self._kept = self._names(self._pointer)
@@ -314,7 +315,8 @@ class Checkpoints:
             )
 
     def _move_pointer(self, kept: list[str]) -> None:
-        content = _to_json({"step": self._step, "kept": kept, "owner": self._owner})
+        content = _sealed({"step": self._step, "kept": kept, "owner": self._owner})
+        where = join_uri(self._storage.uri, _POINTER)
         for _ in range(_TRIES):
             if self._storage.write_if_unchanged(_POINTER, content, self._pointer):
                 break
@@ -324,8 +326,8 @@ class Checkpoints:
             if found == content:
                 break
             if found is None:
-                gone = join_uri(self._storage.uri, _POINTER)
-                self._warn(f"{gone} is gone: somebody deleted it, so it is written anew")
+                if self._pointer is not None:
+                    self._warn(f"{where} is gone: somebody deleted it, so it is written anew")
                 self._pointer = None
             elif found != self._pointer:
                 raise LostRunError(
@@ -333,9 +335,9 @@ class Checkpoints:
                     "stops; its checkpoints are untouched"
                 )
         else:
-            raise LostRunError(
-                f"{join_uri(self._storage.uri, _POINTER)} cannot be moved although nobody else "
-                "does: look at what is stored there"
+            raise UserError(
+                f"{where} cannot be written, although nobody else does: look what is in its place, "
+                "such as a folder or a link that leads nowhere, and remove that"
             )
         self._pointer, self._kept = content, kept
 
@@ -422,11 +424,17 @@ def _named_in(pointer: bytes | None) -> list[str] | None:
     if pointer is None:
         return None
     try:
-        kept = json.loads(pointer)["kept"]
-        is_whole = isinstance(kept, list) and all(isinstance(name, str) for name in kept)
-        return kept if is_whole else None
-    except (ValueError, KeyError, TypeError):
+        content = json.loads(pointer)
+        kept: list[str] = content["kept"]
+        return kept if pointer == _sealed(content) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    """Return a pointer as it is stored: one that lost or changed a bit is not taken for whole."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return _to_json({**rest, "sha256": hashlib.sha256(_to_json(rest)).hexdigest()})
 
 
 def _digest_of(content: bytes) -> str:
