@@ -503,6 +503,23 @@ def test_tags_without_which_pixels_mean_nothing_are_named(values, names):
     )
 
 
+@pytest.mark.parametrize("tag", ["Modality", "PhotometricInterpretation"])
+def test_code_that_swallowed_the_next_tags_is_not_quoted(tag):
+    # In front of the patient's name and number, as a damaged length makes it.
+    data = dicom_set(BYTES, PatientName="Doe^Jane", **{tag: "CT\0Doe^Jane\n"})
+    if tag == "Modality":
+        del data.Rows
+    assert refused(save(data)) in (
+        "DICOM without an image (modality unreadable)",
+        "photometric interpretation unreadable with 1 sample a pixel is not read",
+    )
+
+
+def test_value_that_is_no_number_is_not_quoted():
+    content = dicom(BYTES, **window(1234, 5000)).replace(b"1234", b"Doe ")
+    assert refused(content) == "damaged or cut short: could not convert string to float: …"
+
+
 def test_values_in_the_upper_bits_are_refused_and_not_cut_in_silence():
     shifted = dicom_set(DEEP << 4, BitsStored=12)
     shifted.HighBit = 15

@@ -256,6 +256,13 @@ def refused(content):
     return str(caught.value)
 
 
+def test_reason_is_one_line_of_bounded_length_that_keeps_what_to_do():
+    reason = str(ImageError("holds\n\0" + 1000 * "very " + "much: save it anew"))
+    assert reason.startswith("holds ?very very")
+    assert reason.endswith("very much: save it anew")
+    assert len(reason) == 300
+
+
 def test_empty_file_is_refused():
     assert refused(b"") == "the file is empty"
 

@@ -204,6 +204,16 @@ def test_channels_without_a_meaning_are_refused_and_not_left_out(kind, planar):
     assert "gray with 3 samples a pixel" in said or "TIFF of 3 samples of" in said
 
 
+def test_reason_tells_the_first_of_a_tags_numbers_and_no_text_in_their_place():
+    said = refused(plain(STRIPS, 32, tag277=[3392], tag258=[8] * 200_000))
+    assert "TIFF of 3392 samples of 8/8/8/8/8/… bits" in said
+    content = bytearray(plain(STRIPS, 32))
+    kind = content.index(struct.pack("<HHI", 262, 4, 1))
+    content[kind : kind + 8] = struct.pack("<HHI", 262, 2, 4)  # as a text
+    content[kind + 8 : kind + 12] = b"Doe\0"
+    assert "photometric interpretation unreadable" in refused(bytes(content))
+
+
 def test_preview_of_a_raw_file_is_refused_and_not_taken_for_the_picture():
     assert len(read_file(plain(STRIPS, 32, tag254=[1]))) == 1
     assert "a camera's raw file" in refused(plain(STRIPS, 32, tag254=[1], tag330=[8]))

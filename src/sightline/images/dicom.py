@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import math
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from sightline.images.checked import (
     ImageError,
     name_damage,
     refuse_size,
+    without_quotes,
 )
 from sightline.images.headers import JPEG_START, read_jpeg_header
 from sightline.images.intensities import find_levels, share_to_8_bit, window_percentiles
@@ -34,6 +36,7 @@ MAX_SPLIT_MEGAPIXELS = 4 * MAX_MEGAPIXELS
 _MAX_INFLATED_BYTES = 400_000_000
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _JPEG_SYNTAXES = (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
+_CODE = re.compile("[A-Z0-9_ ]{1,16}")  # PS3.5, table 6.2-1: CS
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # a marker by which libjpeg turns no colours
 # Markers of ISO 15444-1, A.2: SOC and SIZ, COD, SOT.
@@ -70,7 +73,9 @@ def read_dicom(content: bytes, frames: Literal["refuse", "split"]) -> list[Check
         said = str(error).strip().split("\n")
         if len(said) < 2:
             raise name_damage(error) from None
-        raise ImageError(f"DICOM whose pixels cannot be decoded: {said[-1].strip()}") from None
+        raise ImageError(
+            f"DICOM whose pixels cannot be decoded: {without_quotes(said[-1])}"
+        ) from None
     # A damaged file makes pydicom raise almost anything; each means: not readable.
     except Exception as error:
         raise name_damage(error) from None
@@ -80,8 +85,7 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
     _refuse_inflating(content)
     header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, force=True)
     if "Rows" not in header or "Columns" not in header:
-        modality = header.get("Modality") or "unknown"
-        raise ImageError(f"DICOM without an image (modality {modality})")
+        raise ImageError(f"DICOM without an image (modality {_code(header, 'Modality')})")
     refuse_size(int(header.Columns), int(header.Rows))
     number = int(header.get("NumberOfFrames") or 1)
     _refuse_frames(header, number, frames)
@@ -151,11 +155,17 @@ def _refuse_unknown_colour(header: Any) -> None:
     expected = 1 if interpretation in (*_GRAY, "PALETTE COLOR") else 3
     if interpretation not in (*_GRAY, *_COLOR) or samples != expected:
         raise ImageError(
-            f"photometric interpretation {interpretation or 'missing'} with "
+            f"photometric interpretation {_code(header, 'PhotometricInterpretation')} with "
             f"{count(samples, 'sample')} a pixel is not read"
         )
     if interpretation.startswith("YBR") and int(header.get("BitsAllocated") or 8) > 8:
         raise ImageError(f"{interpretation} of more than 8 bits is not read: save it as RGB")
+
+
+def _code(header: Any, keyword: str) -> str:
+    """Return a tag's code, fit to be quoted: a damaged tag may hold all that follows it."""
+    value = str(header.get(keyword) or "")
+    return (value if _CODE.fullmatch(value) else "unreadable") if value else "missing"
 
 
 def _refuse_missing(file: Any, syntax: uid.UID) -> None:
@@ -181,16 +191,15 @@ def _refuse_rest(file: Any, number: int) -> None:
 
 
 def _refuse_shifted(file: Any) -> None:
-    if file.BitsAllocated not in (1, 8, 16, 32, 64):
+    if (allocated := int(file.BitsAllocated)) not in (1, 8, 16, 32, 64):
         raise ImageError(
-            f"values packed into {file.BitsAllocated} bits each (BitsAllocated): save it anew with "
-            "16"
+            f"values packed into {allocated} bits each (BitsAllocated): save it anew with 16"
         )
     # Old files may; PS3.5 forbids it since, and pydicom would cut the upper bits off in silence.
     stored, highest = file.get("BitsStored"), file.get("HighBit")
     if stored is not None and highest is not None and highest != stored - 1:
         raise ImageError(
-            f"values of {count(int(stored), 'bit')} whose highest is bit {highest}, not "
+            f"values of {count(int(stored), 'bit')} whose highest is bit {int(highest)}, not "
             f"{stored - 1}: save it anew with the values in the low bits"
         )
 

@@ -18,7 +18,6 @@ from PIL import TiffImagePlugin as tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from sightline.images.checked import SEVERAL_FRAMES, ImageError, refuse_size
-from sightline.telemetry import count
 
 # Of files above 4 GB, or that might become it.
 _BIG_START, _BIG_ENDIAN_START = b"II+\0", b"MM\0+"
@@ -29,6 +28,7 @@ UNSPECIFIED, _PREMULTIPLIED, ALPHA = 0, 1, 2  # among extra samples
 _IMAGEJ_STACK = re.compile(r"ImageJ=.*?^images=(\d+)", re.DOTALL | re.MULTILINE)
 _LOWEST_BIT_FIRST = 2  # among fill orders
 _TURNED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_MOST_TOLD = 5  # numbers of a tag
 _MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bomb has more
 
 JPEG = 7
@@ -67,13 +67,23 @@ def read_tags(content: bytes) -> ImageFileDirectory_v2 | None:
 
 def name_kind(tags: ImageFileDirectory_v2) -> str:
     """Return what tells a kind of TIFF that is not read."""
-    samples, bits = tags.get(tag.SAMPLESPERPIXEL, 1), tags.get(tag.BITSPERSAMPLE, (1,))
+    samples = _told(tags, tag.SAMPLESPERPIXEL)
     return (
-        f"TIFF of {count(samples, 'sample')} of {'/'.join(map(str, bits))} bits, sample format "
-        f"{tags.get(tag.SAMPLEFORMAT, (1,))[0]}, photometric interpretation "
-        f"{tags.get(tag.PHOTOMETRIC_INTERPRETATION)}, fill order {tags.get(tag.FILLORDER, 1)}, "
-        "which is not read: save it with 8 or 16 bits, gray or RGB"
+        f"TIFF of {samples} sample{'' if samples == '1' else 's'} of "
+        f"{_told(tags, tag.BITSPERSAMPLE)} bits, sample format {_told(tags, tag.SAMPLEFORMAT)}, "
+        f"photometric interpretation {_told(tags, tag.PHOTOMETRIC_INTERPRETATION, 'missing')}, "
+        f"fill order {_told(tags, tag.FILLORDER)}, which is not read: save it with 8 or 16 bits, "
+        "gray or RGB"
     )
+
+
+def _told(tags: Mapping[int, Any], number: int, default: int | str = 1) -> str:
+    """Return a tag's numbers, fit to be quoted: the first few, and no text in their place."""
+    value = tags.get(number, default)
+    values = value if isinstance(value, tuple) else (value,)
+    if value != default and not all(isinstance(one, int) for one in values):
+        return "unreadable"
+    return "/".join(map(str, values[:_MOST_TOLD])) + "/…" * (len(values) > _MOST_TOLD)
 
 
 def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
@@ -94,7 +104,7 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
     refuse_size(tags.get(tag.TILEWIDTH, 1), tags.get(tag.TILELENGTH, 1))
     compression = tags.get(tag.COMPRESSION, 1)
     if compression not in _KNOWN:
-        name = _OTHERS.get(compression, f"method {compression}")
+        name = _OTHERS.get(compression, f"method {_told(tags, tag.COMPRESSION)}")
         raise ImageError(
             f"TIFF compressed with {name}, where damage does not show: save it with LZW or deflate"
         )
@@ -141,8 +151,8 @@ def _refuse_misread(tags: ImageFileDirectory_v2, compression: int) -> None:
     samples, extra = tags.get(tag.SAMPLESPERPIXEL, 1), tags.get(tag.EXTRASAMPLES, ())
     if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and UNSPECIFIED in extra:
         raise ImageError(
-            f"TIFF of gray with {samples} samples a pixel, of which only the first has a meaning: "
-            "save each as one file"
+            f"TIFF of gray with {_told(tags, tag.SAMPLESPERPIXEL)} samples a pixel, of which "
+            "only the first has a meaning: save each as one file"
         )
     bits = tags.get(tag.BITSPERSAMPLE, (1,))[0]
     kinds = {
