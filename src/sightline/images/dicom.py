@@ -28,6 +28,7 @@ from sightline.images.checked import (
     without_quotes,
 )
 from sightline.images.headers import JPEG_START, read_jpeg_header
+from sightline.images.inflating import count_inflated
 from sightline.images.intensities import find_levels, share_to_8_bit, window_percentiles
 from sightline.telemetry import count
 
@@ -129,12 +130,10 @@ def _refuse_inflating(content: bytes) -> None:
     )
     if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
         return
-    inflating, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), stream.read(), 0
-    while rest and not inflating.eof:
-        size += len(inflating.decompress(rest, 1 << 20))
-        rest = inflating.unconsumed_tail
-        if size > _MAX_INFLATED_BYTES:
-            raise ImageError(f"inflates to more than {_MAX_INFLATED_BYTES // 1_000_000} MB")
+    rest = memoryview(content)[stream.tell() :]
+    size = count_inflated(zlib.decompressobj(-zlib.MAX_WBITS), [rest], _MAX_INFLATED_BYTES)
+    if size > _MAX_INFLATED_BYTES:
+        raise ImageError(f"inflates to more than {_MAX_INFLATED_BYTES // 1_000_000} MB")
 
 
 def _refuse_frames(header: Any, number: int, frames: Literal["refuse", "split"]) -> None:

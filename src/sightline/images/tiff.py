@@ -18,6 +18,7 @@ from PIL import TiffImagePlugin as tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from sightline.images.checked import SEVERAL_FRAMES, ImageError, refuse_size
+from sightline.images.inflating import count_inflated
 
 # Of files above 4 GB, or that might become it.
 _BIG_START, _BIG_ENDIAN_START = b"II+\0", b"MM\0+"
@@ -227,16 +228,10 @@ def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:
 
 def _is_whole_stream(compression: int, part: bytes, expected: int) -> bool:
     stream: Any = zlib.decompressobj() if compression in _DEFLATE else lzma.LZMADecompressor()
-    found = 0
-    while not stream.eof and found <= expected + _MOST_PADDING_BYTES:
-        try:
-            piece = stream.decompress(part, 1 << 20)
-        except (zlib.error, lzma.LZMAError):
-            return False
-        part = stream.unconsumed_tail if compression in _DEFLATE else b""
-        if not piece and not part:
-            break
-        found += len(piece)
+    try:
+        found = count_inflated(stream, [part], expected + _MOST_PADDING_BYTES)
+    except (zlib.error, lzma.LZMAError):
+        return False
     return bool(stream.eof) and found >= expected
 
 
