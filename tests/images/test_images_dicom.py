@@ -22,6 +22,7 @@ from pydicom.uid import (
     MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -844,6 +845,25 @@ def test_compression_that_nothing_decodes_is_named(syntax, named, monkeypatch):
     decoder = pydicom.pixels.get_decoder(JPEGLSLossless)
     monkeypatch.setattr(decoder, "_available", {})  # whatever this machine has installed
     assert f"DICOM compressed as {named}" in refused(compressed(SMOOTH, b"\0" * 64, syntax))
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        ("1.2.840.113619.5.2", "1.2.840.113619.5.2"),  # private, of GE
+        ("1.2.3.4", "1.2.3.4"),
+        ("Doe^Jane", "unreadable"),
+    ],
+)
+def test_transfer_syntax_that_is_not_known_is_told_with_the_way_out(number, told):
+    known = ExplicitVRLittleEndian
+    content = save(dicom_set(BYTES)).replace(
+        known.encode(), number.encode().ljust(len(known), b"\0")
+    )
+    assert refused(content) == (
+        f"DICOM of a transfer syntax that is not known ({told}): export it as Explicit VR Little "
+        "Endian"
+    )
 
 
 def test_jpeg_of_12_bits_is_refused_by_name():

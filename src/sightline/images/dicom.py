@@ -38,6 +38,7 @@ _MAX_INFLATED_BYTES = 400_000_000
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _JPEG_SYNTAXES = (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
 _CODE = re.compile("[A-Z0-9_ ]{1,16}")  # PS3.5, table 6.2-1: CS
+_NUMBER = re.compile("[0-9.]{1,64}")  # UI
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # a marker by which libjpeg turns no colours
 # Markers of ISO 15444-1, A.2: SOC and SIZ, COD, SOT.
@@ -253,7 +254,12 @@ def _find_decoder(syntax: uid.UID) -> Any:
     try:
         decoder = pixels.get_decoder(syntax)
     except NotImplementedError:
-        raise ImageError(f"DICOM compressed as {syntax.name}, which is no still image") from None
+        if syntax.is_transfer_syntax:
+            told = f"compressed as {syntax.name}, which is not read"
+        else:
+            number = syntax if _NUMBER.fullmatch(syntax) else "unreadable"
+            told = f"of a transfer syntax that is not known ({number})"
+        raise ImageError(f"DICOM {told}: export it as Explicit VR Little Endian") from None
     if not decoder.is_available:
         raise ImageError(
             f"DICOM compressed as {syntax.name}, which nothing installed decodes: decompress it "
