@@ -517,8 +517,17 @@ def test_code_that_swallowed_the_next_tags_is_not_quoted(tag):
 
 
 def test_value_that_is_no_number_is_not_quoted():
-    content = dicom(BYTES, **window(1234, 5000)).replace(b"1234", b"Doe ")
-    assert refused(content) == "damaged or cut short: could not convert string to float: …"
+    content = dicom(BYTES, NumberOfFrames=1234).replace(b"1234", b"Doe ")
+    assert refused(content) == "damaged or cut short: invalid literal for int() with base 10: …"
+
+
+@pytest.mark.parametrize("written", [b"40,5", b"abc "])
+@pytest.mark.parametrize("tag", ["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"])
+def test_number_with_a_comma_is_told_by_its_tag_and_not_called_damaged(tag, written):
+    tags = window(30, 50, RescaleSlope=1, RescaleIntercept=1) | {tag: 1234}
+    assert refused(dicom(BYTES, **tags).replace(b"1234", written)) == (
+        f"{tag} is no number: correct the tag (with a decimal point), or remove it"
+    )
 
 
 def test_values_in_the_upper_bits_are_refused_and_not_cut_in_silence():

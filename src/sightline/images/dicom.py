@@ -573,8 +573,13 @@ def _places(file: Any, frame: int, macro: str) -> Iterator[Any]:
 
 
 def _number(file: Any, frame: int, macro: str, keyword: str) -> float | None:
-    value = _value(file, frame, macro, keyword)
-    if isinstance(value, pydicom.multival.MultiValue):  # alternatives: the first is the writer's
-        value = value[0] if len(value) else None
-    number = None if value is None else float(value)
+    try:
+        value = _value(file, frame, macro, keyword)
+        if isinstance(value, pydicom.multival.MultiValue):  # the first alternative is the writer's
+            value = value[0] if len(value) else None
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise ImageError(
+            f"{keyword} is no number: correct the tag (with a decimal point), or remove it"
+        ) from None
     return number if number is not None and math.isfinite(number) else None
