@@ -7,6 +7,7 @@ import io
 import random
 import struct
 import tracemalloc
+import zlib
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
-from png_files import png_of
+from png_files import png_chunk, png_of
 
 from sightline.images import ImageError, decode_as_stored, decode_image, read_file
 from sightline.images.headers import JpegHeader, read_jpeg_header
@@ -295,6 +296,25 @@ def test_interlaced_png_counts_its_rows_by_passes():
             assert read(content).pixels.shape == (8, 8, 3)
         else:
             assert "rows are missing" in refused(content)
+
+
+@pytest.mark.parametrize("place", [33, -12], ids=["before the picture", "behind it"])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 << 20)))],
+        [png_chunk(b"tEXt", b"a\0" + b"b" * 1_000_000)] * 70,
+        [png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2 << 20)))],
+    ],
+    ids=["one that inflates", "many", "a colour profile"],
+)
+def test_png_with_more_text_than_is_read_is_told_by_it_and_not_called_damaged(chunks, place):
+    content = save(Image.fromarray(CORNERS))
+    content = content[:place] + b"".join(chunks) + content[place:]
+    assert refused(content) == (
+        "PNG with a text or a colour profile of more than 1 MiB, or texts of more than 64 MiB: "
+        "save it without them"
+    )
 
 
 def test_png_with_altered_pixels_is_refused():

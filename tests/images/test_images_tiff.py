@@ -88,6 +88,19 @@ def test_what_hides_damage_is_refused_whole(compression, name):
     )
 
 
+@pytest.mark.parametrize(
+    ("marker", "bits", "kind"), [(0xC1, 12, "JPEG of 12 bits a value"), (0xF7, 8, "JPEG-LS")]
+)
+def test_jpeg_that_nothing_decodes_is_told_by_its_kind(marker, bits, kind):
+    picture = io.BytesIO()
+    PICTURES["gray"].resize((64, 64)).save(picture, "JPEG")
+    coded = bytearray(picture.getvalue())
+    frame = coded.index(b"\xff\xc0")
+    coded[frame + 1], coded[frame + 4] = marker, bits
+    content = plain([bytes(coded)], 64, tag259=[7], tag258=[bits])
+    assert refused(content) == f"TIFF of {kind}: save it with LZW or deflate"
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_ycbcr_that_hides_damage_is_refused(compression):
     assert "TIFF of YCbCr" in refused(saved(PICTURES["YCbCr"], compression))

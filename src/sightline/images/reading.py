@@ -154,6 +154,11 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
         raise ImageError(f"no image that can be read ({kind})") from None
     # Pillow's readers raise almost anything on damaged bytes; each means: not readable.
     except Exception as error:
+        if "MAX_TEXT" in str(error):  # Pillow's limits: 1 MiB each once inflated, 64 MiB together
+            raise ImageError(
+                "PNG with a text or a colour profile of more than 1 MiB, or texts of more than "
+                "64 MiB: save it without them"
+            ) from None
         raise name_damage(error) from None
     if not 0 <= orientation <= 8:
         raise ImageError(f"EXIF orientation {orientation} does not exist")

@@ -18,6 +18,7 @@ from PIL import TiffImagePlugin as tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from sightline.images.checked import SEVERAL_FRAMES, ImageError, refuse_size
+from sightline.images.headers import read_jpeg_header
 from sightline.images.inflating import count_inflated
 
 # Of files above 4 GB, or that might become it.
@@ -238,6 +239,9 @@ def _is_whole_stream(compression: int, part: bytes, expected: int) -> bool:
 def _is_whole_jpeg(tables: bytes, part: bytes, width: int, rows: int) -> bool:
     # Tables that all parts share stand between SOI and EOI, and belong after the part's own SOI.
     whole = part[:2] + tables[2:-2] + part[2:] if tables else part
+    header = read_jpeg_header(whole)
+    if header and header.rare_kind:
+        raise ImageError(f"TIFF of {header.rare_kind}: save it with LZW or deflate")
     try:
         height, wide, space, _ = simplejpeg.decode_jpeg_header(whole)
         refuse_size(wide, height)
