@@ -101,6 +101,39 @@ def test_jpeg_that_nothing_decodes_is_told_by_its_kind(marker, bits, kind):
     assert refused(content) == f"TIFF of {kind}: save it with LZW or deflate"
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    # The numbers that tifffile and libtiff have for them.
+    ("number", "name"),
+    [(34712, "JPEG 2000"), (34933, "PNG"), (50002, "JPEG XL"), (34887, "LERC"), (77, "method 77")],
+)
+def test_compression_that_is_not_read_is_told_by_its_name(number, name, bits):
+    content = plain(STRIPS, 32, tag259=[number], tag258=[bits])
+    said = f"TIFF compressed with {name}, which is not read: save it with LZW or deflate"
+    assert said in refused(content)
+
+
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize(
+    ("photometric", "samples", "bits", "extra", "told"),
+    [
+        (1, 2, 16, [1], "of premultiplied alpha"),
+        (2, 5, 16, [0, 0], "without a meaning, without a meaning"),
+        (5, 5, 8, [2], "of alpha"),
+        (5, 5, 16, [2], "of alpha"),
+    ],
+)
+def test_sample_beside_the_colours_that_is_not_read_is_told(
+    photometric, samples, bits, extra, told, planar
+):
+    tags = {"tag258": [bits] * samples, "tag262": [photometric], "tag277": [samples]}
+    plane = bytes(64 * 64 * bits // 8)
+    parts = [plane] * samples if planar == 2 else [samples * plane]
+    said = refused(plain(parts, 64, tag284=[planar], tag338=extra, **tags))
+    assert f"with a sample {told}, which is not read" in said
+    assert "without that sample" in said
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_ycbcr_that_hides_damage_is_refused(compression):
     assert "TIFF of YCbCr" in refused(saved(PICTURES["YCbCr"], compression))

@@ -159,6 +159,8 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
                 "PNG with a text or a colour profile of more than 1 MiB, or texts of more than "
                 "64 MiB: save it without them"
             ) from None
+        if tags and "raw mode" in str(error):  # Pillow opened it, but has no way to unpack it
+            raise ImageError(f"no image that can be read ({name_kind(tags)})") from None
         raise name_damage(error) from None
     if not 0 <= orientation <= 8:
         raise ImageError(f"EXIF orientation {orientation} does not exist")

@@ -39,9 +39,20 @@ _LZMA = 34925
 _NONE, _LZW, _PACKBITS = 1, 5, 32773
 PREDICTING = (_LZW, *_DEFLATE, _LZMA)  # libtiff ignores a predictor in other compressions
 _KNOWN = (_NONE, _LZW, JPEG, *_DEFLATE, _PACKBITS, _LZMA)
-_OTHERS = {
+_HIDING = {
     **{2: "CCITT RLE", 3: "CCITT G3", 4: "CCITT G4", 6: "JPEG of the old kind"},
     **{50000: "zstd", 50001: "WebP"},
+}
+_UNREAD = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **dict.fromkeys((22610, 34934), "JPEG XR"),
+    **dict.fromkeys((50002, 52546), "JPEG XL"),
+    **{34887: "LERC", 34933: "PNG"},
+}
+_EXTRA = {
+    UNSPECIFIED: "without a meaning",
+    _PREMULTIPLIED: "of premultiplied alpha",
+    ALPHA: "of alpha",
 }
 
 
@@ -69,14 +80,26 @@ def read_tags(content: bytes) -> ImageFileDirectory_v2 | None:
 
 def name_kind(tags: ImageFileDirectory_v2) -> str:
     """Return what tells a kind of TIFF that is not read."""
+    if tags.get(tag.COMPRESSION, _NONE) not in _KNOWN:
+        return _name_compression(tags)
+    extra = tags.get(tag.EXTRASAMPLES, ())
+    beside = ", ".join(_EXTRA.get(kind, "of an unknown kind") for kind in extra[:_MOST_TOLD])
     samples = _told(tags, tag.SAMPLESPERPIXEL)
     return (
         f"TIFF of {samples} sample{'' if samples == '1' else 's'} of "
         f"{_told(tags, tag.BITSPERSAMPLE)} bits, sample format {_told(tags, tag.SAMPLEFORMAT)}, "
         f"photometric interpretation {_told(tags, tag.PHOTOMETRIC_INTERPRETATION, 'missing')}, "
-        f"fill order {_told(tags, tag.FILLORDER)}, which is not read: save it with 8 or 16 bits, "
-        "gray or RGB"
+        f"fill order {_told(tags, tag.FILLORDER)}{beside and ', with a sample '}{beside}, which is "
+        f"not read: save it with 8 or 16 bits, gray or RGB{beside and ', without that sample'}"
     )
+
+
+def _name_compression(tags: Mapping[int, Any]) -> str:
+    compression: Any = tags.get(tag.COMPRESSION)
+    why = "where damage does not show" if compression in _HIDING else "which is not read"
+    method = f"method {_told(tags, tag.COMPRESSION)}"
+    name = _HIDING.get(compression) or _UNREAD.get(compression, method)
+    return f"TIFF compressed with {name}, {why}: save it with LZW or deflate"
 
 
 def _told(tags: Mapping[int, Any], number: int, default: int | str = 1) -> str:
@@ -106,10 +129,7 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
     refuse_size(tags.get(tag.TILEWIDTH, 1), tags.get(tag.TILELENGTH, 1))
     compression = tags.get(tag.COMPRESSION, 1)
     if compression not in _KNOWN:
-        name = _OTHERS.get(compression, f"method {_told(tags, tag.COMPRESSION)}")
-        raise ImageError(
-            f"TIFF compressed with {name}, where damage does not show: save it with LZW or deflate"
-        )
+        raise ImageError(_name_compression(tags))
     _refuse_misread(tags, compression)
     for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
         expected = _bytes_of(tags, width, rows)
