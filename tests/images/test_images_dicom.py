@@ -261,6 +261,25 @@ def test_table_that_begins_below_0_is_read_without_types_in_the_file():
         assert np.abs(gray_of(save(data, syntax)) - expected.astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_table_that_begins_above_32767_is_no_negative_one(syntax):
+    # Of 16 bits, and less 10: a level below 0 is possible, but does not occur.
+    values = 40_010 + DEEP
+    entries = np.linspace(0, 255, 2000).round()
+    data = dicom_set(values, RescaleSlope=1, RescaleIntercept=-10)
+    data.VOILUTSequence = [voi(entries, 8, first=40_000)]
+    np.testing.assert_array_equal(gray_of(save(data, syntax)), entries.reshape(DEEP.shape))
+
+
+def test_table_whose_type_is_unsigned_begins_where_it_says_though_values_are_below_0():
+    values = 40_000 + DEEP
+    values[0, 0] = 0  # -10 once rescaled
+    data = dicom_set(values, RescaleSlope=1, RescaleIntercept=-10)
+    entries = np.linspace(0, 255, 2000).round()[::-1]
+    data.VOILUTSequence = [voi(entries, 8, first=39_990)]
+    np.testing.assert_array_equal(gray_of(save(data)), entries.reshape(DEEP.shape))
+
+
 def test_padding_of_an_inverted_image_is_black_too():
     values = RAMP.copy()
     values[0] = -2000

@@ -419,12 +419,12 @@ def _gray_to_8_bit(
     file: Any, frame: int, stored: NDArray[Any], padding: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     levels = find_levels(stored, padding)
-    values, rescaled = _rescale(file, frame, levels.values)
-    share, name = _apply_voi(file, frame, values)
+    seen = levels.counts > 0
+    values, rescaled = _rescale(file, frame, levels.values, seen)
+    share, name = _apply_voi(file, frame, values, seen)
     notes: tuple[str, ...] = ()
     if share is not None:
         shown = share_to_8_bit(share)
-        seen = levels.counts > 0
         if np.ptp(shown[seen]) > 0 or np.ptp(values[seen]) == 0:
             beyond = levels.counts[(share < 0) | (share > 1)].sum() / levels.counts.sum()
             notes = (f"{name}, {100 * beyond:.0f} % of the pixels beyond it",)
@@ -438,10 +438,12 @@ def _gray_to_8_bit(
     return levels.paint(shown), (*notes, *windowed)
 
 
-def _rescale(file: Any, frame: int, stored: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
+def _rescale(
+    file: Any, frame: int, stored: NDArray[Any], seen: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], bool]:
     """Return what the modality measured (PS3.3, C.11.1), and whether it differs from `stored`."""
     if table := _first_item(file, "ModalityLUTSequence"):
-        return _apply_table(file, table, stored)[0], True
+        return _apply_table(file, table, stored, seen)[0], True
     slope = _number(file, frame, "PixelValueTransformationSequence", "RescaleSlope")
     intercept = _number(file, frame, "PixelValueTransformationSequence", "RescaleIntercept")
     slope, intercept = slope or 1.0, intercept or 0.0
@@ -449,11 +451,11 @@ def _rescale(file: Any, frame: int, stored: NDArray[Any]) -> tuple[NDArray[np.fl
 
 
 def _apply_voi(
-    file: Any, frame: int, values: NDArray[np.float64]
+    file: Any, frame: int, values: NDArray[np.float64], seen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64] | None, str]:
     """Return 0 for black to 1 for white, beyond both where a window cuts, and the name of it."""
     if table := _first_item(file, "VOILUTSequence"):
-        looked_up, bits, highest = _apply_table(file, table, np.rint(values))
+        looked_up, bits, highest = _apply_table(file, table, np.rint(values), seen)
         name = "table of the tags (VOI LUT)"
         if highest.bit_length() == bits:
             return looked_up / (2**bits - 1), name
@@ -479,11 +481,12 @@ def _apply_voi(
 
 
 def _apply_table(
-    file: Any, item: Any, values: NDArray[Any]
+    file: Any, item: Any, values: NDArray[Any], seen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], int, int]:
     """Look values up in a table of the tags; return also its bits by the tags, and its highest."""
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
-    if first >= 2**15 and values.min() < 0:  # without types in the file, it is read as unsigned
+    # Without types in the file, the first value is read as unsigned.
+    if file.original_encoding[0] and first >= 2**15 and values[seen].min() < 0:
         first -= 2**16
     table = _table_entries(file, item.LUTData, entries or 2**16)
     index = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
