@@ -942,6 +942,41 @@ def test_patient_is_a_hash_and_never_the_number():
     assert read(dicom(BYTES, PatientID="")).patient == ""
 
 
+@pytest.mark.parametrize("slope", [0, "0.0"])
+def test_slope_of_0_is_taken_as_1_and_noted(slope):
+    image = read(dicom(BYTES, RescaleSlope=slope, RescaleIntercept=0))
+    np.testing.assert_array_equal(image.pixels[:, :, 0], BYTES)
+    assert image.notes == ("RescaleSlope of 0 taken as 1",)
+
+
+@pytest.mark.parametrize(
+    ("tags", "noted"),
+    [
+        ({"PixelSpacing": [0.5, 1]}, "(PixelSpacing) taken as they are, values 0.5 down and 1"),
+        ({"PixelAspectRatio": [4, 3]}, "(PixelAspectRatio) taken as they are, values 4 down and 3"),
+        ({"PixelSpacing": [0.39062, 0.390625]}, ""),  # rounded
+        ({"PixelAspectRatio": [1, 1]}, ""),
+        ({"PixelSpacing": []}, ""),
+    ],
+)
+def test_pixels_that_are_not_square_are_noted_and_not_stretched(tags, noted):
+    image = read(dicom(BYTES, **tags))
+    np.testing.assert_array_equal(image.pixels[:, :, 0], BYTES)
+    assert any(noted in note for note in image.notes) if noted else image.notes == ()
+
+
+def test_spacing_of_all_frames_is_told_for_each():
+    measures = item(PixelMeasuresSequence=[item(PixelSpacing=[1, 2])])
+    content = dicom(FRAMES, frames=3, SharedFunctionalGroupsSequence=[measures])
+    for image in read_file(content, dicom_frames="split"):
+        assert "not square (PixelSpacing)" in image.notes[-1]
+
+
+def test_spacing_that_is_no_number_refuses_no_picture():
+    content = dicom(BYTES, PixelSpacing=["1234", "1234"]).replace(b"1234", b"0,50")
+    assert read(content).notes == ()
+
+
 def test_writing_in_the_picture_is_told_where_the_tags_tell_it():
     notes = read(dicom(BYTES, BurnedInAnnotation="YES")).notes
     assert notes == ("says that it has patient data written into the picture",)

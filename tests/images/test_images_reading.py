@@ -82,6 +82,18 @@ def test_every_exif_orientation_comes_upright(orientation):
     assert checked.is_plain == (orientation == 1)
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", [9, 255])
+def test_exif_orientation_that_does_not_exist_is_taken_as_upright_and_noted(
+    orientation, file_format
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    checked = read(save(Image.fromarray(smooth_gray()), file_format, exif=exif))
+    assert np.abs(checked.pixels[:, :, 0].astype(int) - smooth_gray()).max() <= 4
+    assert checked.notes == (f"EXIF orientation {orientation} does not exist: taken as upright",)
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"a scan"}])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_bare_jpeg_is_read_as_it_is_with_pillows_look_at_its_header(mode, options, monkeypatch):

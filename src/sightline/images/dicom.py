@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -114,6 +115,7 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
         color, notes = _to_8_bit(file, index, stored, interpretation)
         if str(file.get("BurnedInAnnotation", "")).upper() == "YES":
             notes = (*notes, "says that it has patient data written into the picture")
+        notes = (*notes, *_tell_oblong(file, index))
         frame = index + 1 if number > 1 else 0
         images.append(CheckedImage(color, "png", False, notes, frame=frame, patient=patient))
     return images
@@ -402,6 +404,17 @@ def _to_8_bit(
     return np.repeat(gray[:, :, None], 3, axis=2), notes
 
 
+def _tell_oblong(file: Any, frame: int) -> tuple[str, ...]:
+    """Note pixels that are not square: nothing is stretched."""
+    for keyword in ("PixelSpacing", "PixelAspectRatio"):
+        with contextlib.suppress(TypeError, ValueError):  # no number, which harms no picture
+            down, across = _value(file, frame, "PixelMeasuresSequence", keyword) or (1, 1)
+            if not math.isclose(down, across, rel_tol=0.01):
+                values = f"values {float(down):g} down and {float(across):g} across"
+                return (f"pixels that are not square ({keyword}) taken as they are, {values}",)
+    return ()
+
+
 def _tell_inverse(file: Any, interpretation: str) -> str:
     """Return which tag has the lowest value shown white (PS3.3, C.7.6.3.1.2 and C.11.6)."""
     shape = str(file.get("PresentationLUTShape") or "").upper()
@@ -420,16 +433,17 @@ def _gray_to_8_bit(
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     levels = find_levels(stored, padding)
     seen = levels.counts > 0
-    values, rescaled = _rescale(file, frame, levels.values, seen)
+    values, rescaled, notes = _rescale(file, frame, levels.values, seen)
     share, name = _apply_voi(file, frame, values, seen)
-    notes: tuple[str, ...] = ()
     if share is not None:
         shown = share_to_8_bit(share)
         if np.ptp(shown[seen]) > 0 or np.ptp(values[seen]) == 0:
             beyond = levels.counts[(share < 0) | (share > 1)].sum() / levels.counts.sum()
-            notes = (f"{name}, {100 * beyond:.0f} % of the pixels beyond it",)
-            return levels.paint(shown), notes
-        notes = (f"shows nothing with the {name}",)
+            return (
+                levels.paint(shown),
+                (*notes, f"{name}, {100 * beyond:.0f} % of the pixels beyond it"),
+            )
+        notes = (*notes, f"shows nothing with the {name}")
     bits = int(file.get("BitsStored", 32))
     if bits <= 8 and stored.dtype.kind == "u" and not rescaled:
         return levels.paint(share_to_8_bit(values / (2**bits - 1))), notes
@@ -440,14 +454,15 @@ def _gray_to_8_bit(
 
 def _rescale(
     file: Any, frame: int, stored: NDArray[Any], seen: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], bool]:
-    """Return what the modality measured (PS3.3, C.11.1), and whether it differs from `stored`."""
+) -> tuple[NDArray[np.float64], bool, tuple[str, ...]]:
+    """Return what the modality measured (PS3.3, C.11.1), whether that differs, and notes."""
     if table := _first_item(file, "ModalityLUTSequence"):
-        return _apply_table(file, table, stored, seen)[0], True
+        return _apply_table(file, table, stored, seen)[0], True, ()
     slope = _number(file, frame, "PixelValueTransformationSequence", "RescaleSlope")
     intercept = _number(file, frame, "PixelValueTransformationSequence", "RescaleIntercept")
+    notes = ("RescaleSlope of 0 taken as 1",) if slope == 0 else ()
     slope, intercept = slope or 1.0, intercept or 0.0
-    return stored.astype(np.float64) * slope + intercept, (slope, intercept) != (1.0, 0.0)
+    return stored.astype(np.float64) * slope + intercept, (slope, intercept) != (1.0, 0.0), notes
 
 
 def _apply_voi(

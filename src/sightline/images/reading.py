@@ -163,8 +163,8 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
             raise ImageError(f"no image that can be read ({name_kind(tags)})") from None
         raise name_damage(error) from None
     if not 0 <= orientation <= 8:
-        raise ImageError(f"EXIF orientation {orientation} does not exist")
-    if orientation not in (1, 0):
+        notes = (*notes, f"EXIF orientation {orientation} does not exist: taken as upright")
+    elif orientation not in (1, 0):
         pixels = pixels if is_upright else _turn_upright(pixels, orientation)
         notes = (*notes, f"turned upright (EXIF orientation {orientation})")
         is_plain = False
