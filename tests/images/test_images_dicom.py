@@ -22,6 +22,7 @@ from pydicom.uid import (
     MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -258,6 +259,25 @@ def test_table_that_begins_below_0_is_read_without_types_in_the_file():
     expected = DEEP // 16
     for syntax in (ImplicitVRLittleEndian, None):
         assert np.abs(gray_of(save(data, syntax)) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_table_that_begins_above_32767_is_no_negative_one(syntax):
+    # Of 16 bits, and less 10: a level below 0 is possible, but does not occur.
+    values = 40_010 + DEEP
+    entries = np.linspace(0, 255, 2000).round()
+    data = dicom_set(values, RescaleSlope=1, RescaleIntercept=-10)
+    data.VOILUTSequence = [voi(entries, 8, first=40_000)]
+    np.testing.assert_array_equal(gray_of(save(data, syntax)), entries.reshape(DEEP.shape))
+
+
+def test_table_whose_type_is_unsigned_begins_where_it_says_though_values_are_below_0():
+    values = 40_000 + DEEP
+    values[0, 0] = 0  # -10 once rescaled
+    data = dicom_set(values, RescaleSlope=1, RescaleIntercept=-10)
+    entries = np.linspace(0, 255, 2000).round()[::-1]
+    data.VOILUTSequence = [voi(entries, 8, first=39_990)]
+    np.testing.assert_array_equal(gray_of(save(data)), entries.reshape(DEEP.shape))
 
 
 def test_padding_of_an_inverted_image_is_black_too():
@@ -500,6 +520,32 @@ def test_tags_without_which_pixels_mean_nothing_are_named(values, names):
         delattr(data, name)
     assert refused(save(data)) == (
         f"DICOM that lacks {' and '.join(names)}, which its pixels need: add it"
+    )
+
+
+@pytest.mark.parametrize("tag", ["Modality", "PhotometricInterpretation"])
+def test_code_that_swallowed_the_next_tags_is_not_quoted(tag):
+    # In front of the patient's name and number, as a damaged length makes it.
+    data = dicom_set(BYTES, PatientName="Doe^Jane", **{tag: "CT\0Doe^Jane\n"})
+    if tag == "Modality":
+        del data.Rows
+    assert refused(save(data)) in (
+        "DICOM without an image (modality unreadable)",
+        "photometric interpretation unreadable with 1 sample a pixel is not read",
+    )
+
+
+def test_value_that_is_no_number_is_not_quoted():
+    content = dicom(BYTES, NumberOfFrames=1234).replace(b"1234", b"Doe ")
+    assert refused(content) == "damaged or cut short: invalid literal for int() with base 10: …"
+
+
+@pytest.mark.parametrize("written", [b"40,5", b"abc "])
+@pytest.mark.parametrize("tag", ["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"])
+def test_number_with_a_comma_is_told_by_its_tag_and_not_called_damaged(tag, written):
+    tags = window(30, 50, RescaleSlope=1, RescaleIntercept=1) | {tag: 1234}
+    assert refused(dicom(BYTES, **tags).replace(b"1234", written)) == (
+        f"{tag} is no number: correct the tag (with a decimal point), or remove it"
     )
 
 
@@ -829,6 +875,25 @@ def test_compression_that_nothing_decodes_is_named(syntax, named, monkeypatch):
     assert f"DICOM compressed as {named}" in refused(compressed(SMOOTH, b"\0" * 64, syntax))
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        ("1.2.840.113619.5.2", "1.2.840.113619.5.2"),  # private, of GE
+        ("1.2.3.4", "1.2.3.4"),
+        ("Doe^Jane", "unreadable"),
+    ],
+)
+def test_transfer_syntax_that_is_not_known_is_told_with_the_way_out(number, told):
+    known = ExplicitVRLittleEndian
+    content = save(dicom_set(BYTES)).replace(
+        known.encode(), number.encode().ljust(len(known), b"\0")
+    )
+    assert refused(content) == (
+        f"DICOM of a transfer syntax that is not known ({told}): export it as Explicit VR Little "
+        "Endian"
+    )
+
+
 def test_jpeg_of_12_bits_is_refused_by_name():
     content = compressed(DEEP, coded(SMOOTH[:10], "JPEG"), JPEGExtended12Bit, BitsStored=12)
     data = pydicom.dcmread(io.BytesIO(content))
@@ -875,6 +940,41 @@ def test_patient_is_a_hash_and_never_the_number():
     assert not any("0815" in note or "Doe" in note for note in image.notes)
     assert read(dicom(BYTES)).patient == ""
     assert read(dicom(BYTES, PatientID="")).patient == ""
+
+
+@pytest.mark.parametrize("slope", [0, "0.0"])
+def test_slope_of_0_is_taken_as_1_and_noted(slope):
+    image = read(dicom(BYTES, RescaleSlope=slope, RescaleIntercept=0))
+    np.testing.assert_array_equal(image.pixels[:, :, 0], BYTES)
+    assert image.notes == ("RescaleSlope of 0 taken as 1",)
+
+
+@pytest.mark.parametrize(
+    ("tags", "noted"),
+    [
+        ({"PixelSpacing": [0.5, 1]}, "(PixelSpacing) taken as they are, values 0.5 down and 1"),
+        ({"PixelAspectRatio": [4, 3]}, "(PixelAspectRatio) taken as they are, values 4 down and 3"),
+        ({"PixelSpacing": [0.39062, 0.390625]}, ""),  # rounded
+        ({"PixelAspectRatio": [1, 1]}, ""),
+        ({"PixelSpacing": []}, ""),
+    ],
+)
+def test_pixels_that_are_not_square_are_noted_and_not_stretched(tags, noted):
+    image = read(dicom(BYTES, **tags))
+    np.testing.assert_array_equal(image.pixels[:, :, 0], BYTES)
+    assert any(noted in note for note in image.notes) if noted else image.notes == ()
+
+
+def test_spacing_of_all_frames_is_told_for_each():
+    measures = item(PixelMeasuresSequence=[item(PixelSpacing=[1, 2])])
+    content = dicom(FRAMES, frames=3, SharedFunctionalGroupsSequence=[measures])
+    for image in read_file(content, dicom_frames="split"):
+        assert "not square (PixelSpacing)" in image.notes[-1]
+
+
+def test_spacing_that_is_no_number_refuses_no_picture():
+    content = dicom(BYTES, PixelSpacing=["1234", "1234"]).replace(b"1234", b"0,50")
+    assert read(content).notes == ()
 
 
 def test_writing_in_the_picture_is_told_where_the_tags_tell_it():

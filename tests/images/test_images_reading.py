@@ -7,6 +7,7 @@ import io
 import random
 import struct
 import tracemalloc
+import zlib
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
-from png_files import png_of
+from png_files import png_chunk, png_of
 
 from sightline.images import ImageError, decode_as_stored, decode_image, read_file
 from sightline.images.headers import JpegHeader, read_jpeg_header
@@ -79,6 +80,18 @@ def test_every_exif_orientation_comes_upright(orientation):
     checked = read(save(Image.fromarray(CORNERS), exif=exif))
     np.testing.assert_array_equal(checked.pixels[:, :, 0], UPRIGHT[orientation])
     assert checked.is_plain == (orientation == 1)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", [9, 255])
+def test_exif_orientation_that_does_not_exist_is_taken_as_upright_and_noted(
+    orientation, file_format
+):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    checked = read(save(Image.fromarray(smooth_gray()), file_format, exif=exif))
+    assert np.abs(checked.pixels[:, :, 0].astype(int) - smooth_gray()).max() <= 4
+    assert checked.notes == (f"EXIF orientation {orientation} does not exist: taken as upright",)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"comment": b"a scan"}])
@@ -256,6 +269,13 @@ def refused(content):
     return str(caught.value)
 
 
+def test_reason_is_one_line_of_bounded_length_that_keeps_what_to_do():
+    reason = str(ImageError("holds\n\0" + 1000 * "very " + "much: save it anew"))
+    assert reason.startswith("holds ?very very")
+    assert reason.endswith("very much: save it anew")
+    assert len(reason) == 300
+
+
 def test_empty_file_is_refused():
     assert refused(b"") == "the file is empty"
 
@@ -288,6 +308,25 @@ def test_interlaced_png_counts_its_rows_by_passes():
             assert read(content).pixels.shape == (8, 8, 3)
         else:
             assert "rows are missing" in refused(content)
+
+
+@pytest.mark.parametrize("place", [33, -12], ids=["before the picture", "behind it"])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 << 20)))],
+        [png_chunk(b"tEXt", b"a\0" + b"b" * 1_000_000)] * 70,
+        [png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2 << 20)))],
+    ],
+    ids=["one that inflates", "many", "a colour profile"],
+)
+def test_png_with_more_text_than_is_read_is_told_by_it_and_not_called_damaged(chunks, place):
+    content = save(Image.fromarray(CORNERS))
+    content = content[:place] + b"".join(chunks) + content[place:]
+    assert refused(content) == (
+        "PNG with a text or a colour profile of more than 1 MiB, or texts of more than 64 MiB: "
+        "save it without them"
+    )
 
 
 def test_png_with_altered_pixels_is_refused():

@@ -88,6 +88,52 @@ def test_what_hides_damage_is_refused_whole(compression, name):
     )
 
 
+@pytest.mark.parametrize(
+    ("marker", "bits", "kind"), [(0xC1, 12, "JPEG of 12 bits a value"), (0xF7, 8, "JPEG-LS")]
+)
+def test_jpeg_that_nothing_decodes_is_told_by_its_kind(marker, bits, kind):
+    picture = io.BytesIO()
+    PICTURES["gray"].resize((64, 64)).save(picture, "JPEG")
+    coded = bytearray(picture.getvalue())
+    frame = coded.index(b"\xff\xc0")
+    coded[frame + 1], coded[frame + 4] = marker, bits
+    content = plain([bytes(coded)], 64, tag259=[7], tag258=[bits])
+    assert refused(content) == f"TIFF of {kind}: save it with LZW or deflate"
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    # The numbers that tifffile and libtiff have for them.
+    ("number", "name"),
+    [(34712, "JPEG 2000"), (34933, "PNG"), (50002, "JPEG XL"), (34887, "LERC"), (77, "method 77")],
+)
+def test_compression_that_is_not_read_is_told_by_its_name(number, name, bits):
+    content = plain(STRIPS, 32, tag259=[number], tag258=[bits])
+    said = f"TIFF compressed with {name}, which is not read: save it with LZW or deflate"
+    assert said in refused(content)
+
+
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize(
+    ("photometric", "samples", "bits", "extra", "told"),
+    [
+        (1, 2, 16, [1], "of premultiplied alpha"),
+        (2, 5, 16, [0, 0], "without a meaning, without a meaning"),
+        (5, 5, 8, [2], "of alpha"),
+        (5, 5, 16, [2], "of alpha"),
+    ],
+)
+def test_sample_beside_the_colours_that_is_not_read_is_told(
+    photometric, samples, bits, extra, told, planar
+):
+    tags = {"tag258": [bits] * samples, "tag262": [photometric], "tag277": [samples]}
+    plane = bytes(64 * 64 * bits // 8)
+    parts = [plane] * samples if planar == 2 else [samples * plane]
+    said = refused(plain(parts, 64, tag284=[planar], tag338=extra, **tags))
+    assert f"with a sample {told}, which is not read" in said
+    assert "without that sample" in said
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_ycbcr_that_hides_damage_is_refused(compression):
     assert "TIFF of YCbCr" in refused(saved(PICTURES["YCbCr"], compression))
@@ -202,6 +248,16 @@ def test_channels_without_a_meaning_are_refused_and_not_left_out(kind, planar):
     }
     said = refused(tiff_of(fields, parts))
     assert "gray with 3 samples a pixel" in said or "TIFF of 3 samples of" in said
+
+
+def test_reason_tells_the_first_of_a_tags_numbers_and_no_text_in_their_place():
+    said = refused(plain(STRIPS, 32, tag277=[3392], tag258=[8] * 200_000))
+    assert "TIFF of 3392 samples of 8/8/8/8/8/… bits" in said
+    content = bytearray(plain(STRIPS, 32))
+    kind = content.index(struct.pack("<HHI", 262, 4, 1))
+    content[kind : kind + 8] = struct.pack("<HHI", 262, 2, 4)  # as a text
+    content[kind + 8 : kind + 12] = b"Doe\0"
+    assert "photometric interpretation unreadable" in refused(bytes(content))
 
 
 def test_preview_of_a_raw_file_is_refused_and_not_taken_for_the_picture():

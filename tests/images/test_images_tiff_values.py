@@ -136,6 +136,17 @@ def test_tiles_that_reach_beyond_the_picture_are_cut():
 
 
 @pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("kind", ["u2", "f8"])
+def test_pillows_own_limit_of_pixels_does_not_count_bytes(kind, compression, monkeypatch):
+    # It is twice this number, here of the picture's pixels, not of its bytes.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", COLOR.size // 6 + 1)
+    values = of_kind(COLOR, kind)
+    body = zlib.compress(values.tobytes()) if compression == 8 else values.tobytes()
+    fields = {**fields_of(values, "<", 2), 259: [compression], 278: [24], 279: [len(body)]}
+    np.testing.assert_array_equal(read(tiff_of(fields, [body])).pixels, shown(values))
+
+
+@pytest.mark.parametrize("compression", [1, 8])
 def test_colours_plane_by_plane_are_put_together(compression):
     values = of_kind(COLOR, "u2")
     planes = [values[:16, :, plane].tobytes() for plane in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,23 @@ from sightline.errors import UserError
 
 MAX_MEGAPIXELS = 50
 MAX_SIDE_PX = 10_000
+_MOST_CHARACTERS, _LAST_CHARACTERS = 300, 100  # of a reason, which ends with what to do
 SEVERAL_FRAMES = "several frames (animated, or several pages): save each as one file"
 
 
 class ImageError(UserError):
-    """Bytes that are no image we can read right; the message is the reason alone."""
+    """Bytes that are no image we can read right; the message is the reason alone.
+
+    It goes into reports and logs, so it is one line of at most 300 printable characters, whatever
+    it quotes.
+    """
+
+    def __init__(self, reason: str) -> None:
+        line = "".join(char if char.isprintable() else "?" for char in " ".join(reason.split()))
+        if len(line) > _MOST_CHARACTERS:
+            first = _MOST_CHARACTERS - _LAST_CHARACTERS - 1
+            line = f"{line[:first]}…{line[-_LAST_CHARACTERS:]}"
+        super().__init__(line)
 
 
 @dataclass(frozen=True)
@@ -52,8 +65,17 @@ def refuse_size(width: int, height: int) -> None:
 
 
 def name_damage(error: Exception) -> ImageError:
-    """Turn whatever a decoder raised on damaged bytes into a reason of one line."""
-    said = str(error).strip().split("\n")[0][:200] or type(error).__name__
+    """Turn whatever a decoder raised on damaged bytes into a reason."""
+    said = without_quotes(str(error)).split("\n")[0] or type(error).__name__
     if said.startswith("Unsupported"):
         return ImageError(f"of a kind that is not read ({said}): save it in another way")
     return ImageError(f"damaged or cut short: {said}")
+
+
+def without_quotes(said: str) -> str:
+    """Return a library's words without what they quote: that may be a patient's name.
+
+    Where damage makes one value of a file swallow the next, Python and the libraries quote both.
+    From the first quotation mark to the last, for what is quoted may hold some.
+    """
+    return re.sub(r"""(?<![a-z])b?['"](.*['"]|.*)""", "…", said.strip(), flags=re.DOTALL)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
 import math
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -24,8 +26,10 @@ from sightline.images.checked import (
     ImageError,
     name_damage,
     refuse_size,
+    without_quotes,
 )
 from sightline.images.headers import JPEG_START, read_jpeg_header
+from sightline.images.inflating import count_inflated
 from sightline.images.intensities import find_levels, share_to_8_bit, window_percentiles
 from sightline.telemetry import count
 
@@ -34,6 +38,8 @@ MAX_SPLIT_MEGAPIXELS = 4 * MAX_MEGAPIXELS
 _MAX_INFLATED_BYTES = 400_000_000
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _JPEG_SYNTAXES = (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
+_CODE = re.compile("[A-Z0-9_ ]{1,16}")  # PS3.5, table 6.2-1: CS
+_NUMBER = re.compile("[0-9.]{1,64}")  # UI
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _ADOBE_RGB = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # a marker by which libjpeg turns no colours
 # Markers of ISO 15444-1, A.2: SOC and SIZ, COD, SOT.
@@ -70,7 +76,9 @@ def read_dicom(content: bytes, frames: Literal["refuse", "split"]) -> list[Check
         said = str(error).strip().split("\n")
         if len(said) < 2:
             raise name_damage(error) from None
-        raise ImageError(f"DICOM whose pixels cannot be decoded: {said[-1].strip()}") from None
+        raise ImageError(
+            f"DICOM whose pixels cannot be decoded: {without_quotes(said[-1])}"
+        ) from None
     # A damaged file makes pydicom raise almost anything; each means: not readable.
     except Exception as error:
         raise name_damage(error) from None
@@ -80,8 +88,7 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
     _refuse_inflating(content)
     header = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True, force=True)
     if "Rows" not in header or "Columns" not in header:
-        modality = header.get("Modality") or "unknown"
-        raise ImageError(f"DICOM without an image (modality {modality})")
+        raise ImageError(f"DICOM without an image (modality {_code(header, 'Modality')})")
     refuse_size(int(header.Columns), int(header.Rows))
     number = int(header.get("NumberOfFrames") or 1)
     _refuse_frames(header, number, frames)
@@ -108,6 +115,7 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
         color, notes = _to_8_bit(file, index, stored, interpretation)
         if str(file.get("BurnedInAnnotation", "")).upper() == "YES":
             notes = (*notes, "says that it has patient data written into the picture")
+        notes = (*notes, *_tell_oblong(file, index))
         frame = index + 1 if number > 1 else 0
         images.append(CheckedImage(color, "png", False, notes, frame=frame, patient=patient))
     return images
@@ -125,12 +133,10 @@ def _refuse_inflating(content: bytes) -> None:
     )
     if meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
         return
-    inflating, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), stream.read(), 0
-    while rest and not inflating.eof:
-        size += len(inflating.decompress(rest, 1 << 20))
-        rest = inflating.unconsumed_tail
-        if size > _MAX_INFLATED_BYTES:
-            raise ImageError(f"inflates to more than {_MAX_INFLATED_BYTES // 1_000_000} MB")
+    rest = memoryview(content)[stream.tell() :]
+    size = count_inflated(zlib.decompressobj(-zlib.MAX_WBITS), [rest], _MAX_INFLATED_BYTES)
+    if size > _MAX_INFLATED_BYTES:
+        raise ImageError(f"inflates to more than {_MAX_INFLATED_BYTES // 1_000_000} MB")
 
 
 def _refuse_frames(header: Any, number: int, frames: Literal["refuse", "split"]) -> None:
@@ -151,11 +157,17 @@ def _refuse_unknown_colour(header: Any) -> None:
     expected = 1 if interpretation in (*_GRAY, "PALETTE COLOR") else 3
     if interpretation not in (*_GRAY, *_COLOR) or samples != expected:
         raise ImageError(
-            f"photometric interpretation {interpretation or 'missing'} with "
+            f"photometric interpretation {_code(header, 'PhotometricInterpretation')} with "
             f"{count(samples, 'sample')} a pixel is not read"
         )
     if interpretation.startswith("YBR") and int(header.get("BitsAllocated") or 8) > 8:
         raise ImageError(f"{interpretation} of more than 8 bits is not read: save it as RGB")
+
+
+def _code(header: Any, keyword: str) -> str:
+    """Return a tag's code, fit to be quoted: a damaged tag may hold all that follows it."""
+    value = str(header.get(keyword) or "")
+    return (value if _CODE.fullmatch(value) else "unreadable") if value else "missing"
 
 
 def _refuse_missing(file: Any, syntax: uid.UID) -> None:
@@ -181,16 +193,15 @@ def _refuse_rest(file: Any, number: int) -> None:
 
 
 def _refuse_shifted(file: Any) -> None:
-    if file.BitsAllocated not in (1, 8, 16, 32, 64):
+    if (allocated := int(file.BitsAllocated)) not in (1, 8, 16, 32, 64):
         raise ImageError(
-            f"values packed into {file.BitsAllocated} bits each (BitsAllocated): save it anew with "
-            "16"
+            f"values packed into {allocated} bits each (BitsAllocated): save it anew with 16"
         )
     # Old files may; PS3.5 forbids it since, and pydicom would cut the upper bits off in silence.
     stored, highest = file.get("BitsStored"), file.get("HighBit")
     if stored is not None and highest is not None and highest != stored - 1:
         raise ImageError(
-            f"values of {count(int(stored), 'bit')} whose highest is bit {highest}, not "
+            f"values of {count(int(stored), 'bit')} whose highest is bit {int(highest)}, not "
             f"{stored - 1}: save it anew with the values in the low bits"
         )
 
@@ -245,7 +256,12 @@ def _find_decoder(syntax: uid.UID) -> Any:
     try:
         decoder = pixels.get_decoder(syntax)
     except NotImplementedError:
-        raise ImageError(f"DICOM compressed as {syntax.name}, which is no still image") from None
+        if syntax.is_transfer_syntax:
+            told = f"compressed as {syntax.name}, which is not read"
+        else:
+            number = syntax if _NUMBER.fullmatch(syntax) else "unreadable"
+            told = f"of a transfer syntax that is not known ({number})"
+        raise ImageError(f"DICOM {told}: export it as Explicit VR Little Endian") from None
     if not decoder.is_available:
         raise ImageError(
             f"DICOM compressed as {syntax.name}, which nothing installed decodes: decompress it "
@@ -388,6 +404,17 @@ def _to_8_bit(
     return np.repeat(gray[:, :, None], 3, axis=2), notes
 
 
+def _tell_oblong(file: Any, frame: int) -> tuple[str, ...]:
+    """Note pixels that are not square: nothing is stretched."""
+    for keyword in ("PixelSpacing", "PixelAspectRatio"):
+        with contextlib.suppress(TypeError, ValueError):  # no number, which harms no picture
+            down, across = _value(file, frame, "PixelMeasuresSequence", keyword) or (1, 1)
+            if not math.isclose(down, across, rel_tol=0.01):
+                values = f"values {float(down):g} down and {float(across):g} across"
+                return (f"pixels that are not square ({keyword}) taken as they are, {values}",)
+    return ()
+
+
 def _tell_inverse(file: Any, interpretation: str) -> str:
     """Return which tag has the lowest value shown white (PS3.3, C.7.6.3.1.2 and C.11.6)."""
     shape = str(file.get("PresentationLUTShape") or "").upper()
@@ -405,17 +432,18 @@ def _gray_to_8_bit(
     file: Any, frame: int, stored: NDArray[Any], padding: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     levels = find_levels(stored, padding)
-    values, rescaled = _rescale(file, frame, levels.values)
-    share, name = _apply_voi(file, frame, values)
-    notes: tuple[str, ...] = ()
+    seen = levels.counts > 0
+    values, rescaled, notes = _rescale(file, frame, levels.values, seen)
+    share, name = _apply_voi(file, frame, values, seen)
     if share is not None:
         shown = share_to_8_bit(share)
-        seen = levels.counts > 0
         if np.ptp(shown[seen]) > 0 or np.ptp(values[seen]) == 0:
             beyond = levels.counts[(share < 0) | (share > 1)].sum() / levels.counts.sum()
-            notes = (f"{name}, {100 * beyond:.0f} % of the pixels beyond it",)
-            return levels.paint(shown), notes
-        notes = (f"shows nothing with the {name}",)
+            return (
+                levels.paint(shown),
+                (*notes, f"{name}, {100 * beyond:.0f} % of the pixels beyond it"),
+            )
+        notes = (*notes, f"shows nothing with the {name}")
     bits = int(file.get("BitsStored", 32))
     if bits <= 8 and stored.dtype.kind == "u" and not rescaled:
         return levels.paint(share_to_8_bit(values / (2**bits - 1))), notes
@@ -424,22 +452,25 @@ def _gray_to_8_bit(
     return levels.paint(shown), (*notes, *windowed)
 
 
-def _rescale(file: Any, frame: int, stored: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
-    """Return what the modality measured (PS3.3, C.11.1), and whether it differs from `stored`."""
+def _rescale(
+    file: Any, frame: int, stored: NDArray[Any], seen: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], bool, tuple[str, ...]]:
+    """Return what the modality measured (PS3.3, C.11.1), whether that differs, and notes."""
     if table := _first_item(file, "ModalityLUTSequence"):
-        return _apply_table(file, table, stored)[0], True
+        return _apply_table(file, table, stored, seen)[0], True, ()
     slope = _number(file, frame, "PixelValueTransformationSequence", "RescaleSlope")
     intercept = _number(file, frame, "PixelValueTransformationSequence", "RescaleIntercept")
+    notes = ("RescaleSlope of 0 taken as 1",) if slope == 0 else ()
     slope, intercept = slope or 1.0, intercept or 0.0
-    return stored.astype(np.float64) * slope + intercept, (slope, intercept) != (1.0, 0.0)
+    return stored.astype(np.float64) * slope + intercept, (slope, intercept) != (1.0, 0.0), notes
 
 
 def _apply_voi(
-    file: Any, frame: int, values: NDArray[np.float64]
+    file: Any, frame: int, values: NDArray[np.float64], seen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64] | None, str]:
     """Return 0 for black to 1 for white, beyond both where a window cuts, and the name of it."""
     if table := _first_item(file, "VOILUTSequence"):
-        looked_up, bits, highest = _apply_table(file, table, np.rint(values))
+        looked_up, bits, highest = _apply_table(file, table, np.rint(values), seen)
         name = "table of the tags (VOI LUT)"
         if highest.bit_length() == bits:
             return looked_up / (2**bits - 1), name
@@ -465,11 +496,12 @@ def _apply_voi(
 
 
 def _apply_table(
-    file: Any, item: Any, values: NDArray[Any]
+    file: Any, item: Any, values: NDArray[Any], seen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], int, int]:
     """Look values up in a table of the tags; return also its bits by the tags, and its highest."""
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
-    if first >= 2**15 and values.min() < 0:  # without types in the file, it is read as unsigned
+    # Without types in the file, the first value is read as unsigned.
+    if file.original_encoding[0] and first >= 2**15 and values[seen].min() < 0:
         first -= 2**16
     table = _table_entries(file, item.LUTData, entries or 2**16)
     index = np.clip(values.astype(np.int64) - first, 0, len(table) - 1)
@@ -559,8 +591,13 @@ def _places(file: Any, frame: int, macro: str) -> Iterator[Any]:
 
 
 def _number(file: Any, frame: int, macro: str, keyword: str) -> float | None:
-    value = _value(file, frame, macro, keyword)
-    if isinstance(value, pydicom.multival.MultiValue):  # alternatives: the first is the writer's
-        value = value[0] if len(value) else None
-    number = None if value is None else float(value)
+    try:
+        value = _value(file, frame, macro, keyword)
+        if isinstance(value, pydicom.multival.MultiValue):  # the first alternative is the writer's
+            value = value[0] if len(value) else None
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise ImageError(
+            f"{keyword} is no number: correct the tag (with a decimal point), or remove it"
+        ) from None
     return number if number is not None and math.isfinite(number) else None

@@ -7,6 +7,7 @@ import zlib
 
 from sightline.images.checked import ImageError
 from sightline.images.headers import PNG_START
+from sightline.images.inflating import count_inflated
 
 _PALETTE = 3  # among the colour types
 
@@ -33,18 +34,13 @@ def check_png(content: bytes) -> None:
         grid += ((1, 0, 2, 2), (0, 1, 1, 2))  # type: ignore[assignment]
         passes = [(-((x - width) // dx), -((y - height) // dy)) for x, y, dx, dy in grid]
     expected = sum(h * (1 + (w * depth * channels + 7) // 8) for w, h in passes if w and h)
-    stream = zlib.decompressobj()
-    found = 0
-    for part in _chunks(content, b"IDAT"):
-        while part and found <= expected:
-            found += len(stream.decompress(part, max(1, min(expected + 1 - found, 1 << 20))))
-            part = stream.unconsumed_tail
+    found = count_inflated(zlib.decompressobj(), _chunks(content, b"IDAT"), expected)
     if found < expected:
         raise ImageError(f"rows are missing: {found:,} of {expected:,} bytes of pixels")
 
 
-def _chunks(content: bytes, wanted: bytes) -> list[bytes]:
-    found = []
+def _chunks(content: bytes, wanted: bytes) -> list[memoryview]:
+    found, view = [], memoryview(content)
     place = len(PNG_START)
     while place + 12 <= len(content):
         size = int.from_bytes(content[place : place + 4], "big")
@@ -53,8 +49,8 @@ def _chunks(content: bytes, wanted: bytes) -> list[bytes]:
         if end > len(content):
             raise ImageError("cut short")
         if kind == wanted:
-            body = content[place + 8 : end - 4]
-            if zlib.crc32(kind + body) != int.from_bytes(content[end - 4 : end], "big"):
+            body = view[place + 8 : end - 4]
+            if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(content[end - 4 : end], "big"):
                 raise ImageError("damaged: a checksum inside the PNG does not fit")
             found.append(body)
         if kind == b"IEND":

@@ -154,10 +154,17 @@ def _read_picture(content: bytes, name: str) -> CheckedImage:
         raise ImageError(f"no image that can be read ({kind})") from None
     # Pillow's readers raise almost anything on damaged bytes; each means: not readable.
     except Exception as error:
+        if "MAX_TEXT" in str(error):  # Pillow's limits: 1 MiB each once inflated, 64 MiB together
+            raise ImageError(
+                "PNG with a text or a colour profile of more than 1 MiB, or texts of more than "
+                "64 MiB: save it without them"
+            ) from None
+        if tags and "raw mode" in str(error):  # Pillow opened it, but has no way to unpack it
+            raise ImageError(f"no image that can be read ({name_kind(tags)})") from None
         raise name_damage(error) from None
     if not 0 <= orientation <= 8:
-        raise ImageError(f"EXIF orientation {orientation} does not exist")
-    if orientation not in (1, 0):
+        notes = (*notes, f"EXIF orientation {orientation} does not exist: taken as upright")
+    elif orientation not in (1, 0):
         pixels = pixels if is_upright else _turn_upright(pixels, orientation)
         notes = (*notes, f"turned upright (EXIF orientation {orientation})")
         is_plain = False

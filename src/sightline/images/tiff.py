@@ -18,7 +18,8 @@ from PIL import TiffImagePlugin as tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from sightline.images.checked import SEVERAL_FRAMES, ImageError, refuse_size
-from sightline.telemetry import count
+from sightline.images.headers import read_jpeg_header
+from sightline.images.inflating import count_inflated
 
 # Of files above 4 GB, or that might become it.
 _BIG_START, _BIG_ENDIAN_START = b"II+\0", b"MM\0+"
@@ -29,6 +30,7 @@ UNSPECIFIED, _PREMULTIPLIED, ALPHA = 0, 1, 2  # among extra samples
 _IMAGEJ_STACK = re.compile(r"ImageJ=.*?^images=(\d+)", re.DOTALL | re.MULTILINE)
 _LOWEST_BIT_FIRST = 2  # among fill orders
 _TURNED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_MOST_TOLD = 5  # numbers of a tag
 _MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bomb has more
 
 JPEG = 7
@@ -37,9 +39,20 @@ _LZMA = 34925
 _NONE, _LZW, _PACKBITS = 1, 5, 32773
 PREDICTING = (_LZW, *_DEFLATE, _LZMA)  # libtiff ignores a predictor in other compressions
 _KNOWN = (_NONE, _LZW, JPEG, *_DEFLATE, _PACKBITS, _LZMA)
-_OTHERS = {
+_HIDING = {
     **{2: "CCITT RLE", 3: "CCITT G3", 4: "CCITT G4", 6: "JPEG of the old kind"},
     **{50000: "zstd", 50001: "WebP"},
+}
+_UNREAD = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **dict.fromkeys((22610, 34934), "JPEG XR"),
+    **dict.fromkeys((50002, 52546), "JPEG XL"),
+    **{34887: "LERC", 34933: "PNG"},
+}
+_EXTRA = {
+    UNSPECIFIED: "without a meaning",
+    _PREMULTIPLIED: "of premultiplied alpha",
+    ALPHA: "of alpha",
 }
 
 
@@ -67,13 +80,35 @@ def read_tags(content: bytes) -> ImageFileDirectory_v2 | None:
 
 def name_kind(tags: ImageFileDirectory_v2) -> str:
     """Return what tells a kind of TIFF that is not read."""
-    samples, bits = tags.get(tag.SAMPLESPERPIXEL, 1), tags.get(tag.BITSPERSAMPLE, (1,))
+    if tags.get(tag.COMPRESSION, _NONE) not in _KNOWN:
+        return _name_compression(tags)
+    extra = tags.get(tag.EXTRASAMPLES, ())
+    beside = ", ".join(_EXTRA.get(kind, "of an unknown kind") for kind in extra[:_MOST_TOLD])
+    samples = _told(tags, tag.SAMPLESPERPIXEL)
     return (
-        f"TIFF of {count(samples, 'sample')} of {'/'.join(map(str, bits))} bits, sample format "
-        f"{tags.get(tag.SAMPLEFORMAT, (1,))[0]}, photometric interpretation "
-        f"{tags.get(tag.PHOTOMETRIC_INTERPRETATION)}, fill order {tags.get(tag.FILLORDER, 1)}, "
-        "which is not read: save it with 8 or 16 bits, gray or RGB"
+        f"TIFF of {samples} sample{'' if samples == '1' else 's'} of "
+        f"{_told(tags, tag.BITSPERSAMPLE)} bits, sample format {_told(tags, tag.SAMPLEFORMAT)}, "
+        f"photometric interpretation {_told(tags, tag.PHOTOMETRIC_INTERPRETATION, 'missing')}, "
+        f"fill order {_told(tags, tag.FILLORDER)}{beside and ', with a sample '}{beside}, which is "
+        f"not read: save it with 8 or 16 bits, gray or RGB{beside and ', without that sample'}"
     )
+
+
+def _name_compression(tags: Mapping[int, Any]) -> str:
+    compression: Any = tags.get(tag.COMPRESSION)
+    why = "where damage does not show" if compression in _HIDING else "which is not read"
+    method = f"method {_told(tags, tag.COMPRESSION)}"
+    name = _HIDING.get(compression) or _UNREAD.get(compression, method)
+    return f"TIFF compressed with {name}, {why}: save it with LZW or deflate"
+
+
+def _told(tags: Mapping[int, Any], number: int, default: int | str = 1) -> str:
+    """Return a tag's numbers, fit to be quoted: the first few, and no text in their place."""
+    value = tags.get(number, default)
+    values = value if isinstance(value, tuple) else (value,)
+    if value != default and not all(isinstance(one, int) for one in values):
+        return "unreadable"
+    return "/".join(map(str, values[:_MOST_TOLD])) + "/…" * (len(values) > _MOST_TOLD)
 
 
 def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
@@ -94,10 +129,7 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
     refuse_size(tags.get(tag.TILEWIDTH, 1), tags.get(tag.TILELENGTH, 1))
     compression = tags.get(tag.COMPRESSION, 1)
     if compression not in _KNOWN:
-        name = _OTHERS.get(compression, f"method {compression}")
-        raise ImageError(
-            f"TIFF compressed with {name}, where damage does not show: save it with LZW or deflate"
-        )
+        raise ImageError(_name_compression(tags))
     _refuse_misread(tags, compression)
     for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
         expected = _bytes_of(tags, width, rows)
@@ -141,8 +173,8 @@ def _refuse_misread(tags: ImageFileDirectory_v2, compression: int) -> None:
     samples, extra = tags.get(tag.SAMPLESPERPIXEL, 1), tags.get(tag.EXTRASAMPLES, ())
     if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and UNSPECIFIED in extra:
         raise ImageError(
-            f"TIFF of gray with {samples} samples a pixel, of which only the first has a meaning: "
-            "save each as one file"
+            f"TIFF of gray with {_told(tags, tag.SAMPLESPERPIXEL)} samples a pixel, of which "
+            "only the first has a meaning: save each as one file"
         )
     bits = tags.get(tag.BITSPERSAMPLE, (1,))[0]
     kinds = {
@@ -217,22 +249,19 @@ def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:
 
 def _is_whole_stream(compression: int, part: bytes, expected: int) -> bool:
     stream: Any = zlib.decompressobj() if compression in _DEFLATE else lzma.LZMADecompressor()
-    found = 0
-    while not stream.eof and found <= expected + _MOST_PADDING_BYTES:
-        try:
-            piece = stream.decompress(part, 1 << 20)
-        except (zlib.error, lzma.LZMAError):
-            return False
-        part = stream.unconsumed_tail if compression in _DEFLATE else b""
-        if not piece and not part:
-            break
-        found += len(piece)
+    try:
+        found = count_inflated(stream, [part], expected + _MOST_PADDING_BYTES)
+    except (zlib.error, lzma.LZMAError):
+        return False
     return bool(stream.eof) and found >= expected
 
 
 def _is_whole_jpeg(tables: bytes, part: bytes, width: int, rows: int) -> bool:
     # Tables that all parts share stand between SOI and EOI, and belong after the part's own SOI.
     whole = part[:2] + tables[2:-2] + part[2:] if tables else part
+    header = read_jpeg_header(whole)
+    if header and header.rare_kind:
+        raise ImageError(f"TIFF of {header.rare_kind}: save it with LZW or deflate")
     try:
         height, wide, space, _ = simplejpeg.decode_jpeg_header(whole)
         refuse_size(wide, height)

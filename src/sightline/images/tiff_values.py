@@ -70,6 +70,14 @@ def read_deep_tiff(tags: ImageFileDirectory_v2, content: bytes) -> DeepImage | N
     )
 
 
+class _Bytes(TiffImageFile):
+    """A TIFF whose bytes are pixels for Pillow, which refuses more than 179 million of them."""
+
+    def load_prepare(self) -> None:
+        # As TiffImageFile does it, but for that limit: ours has been checked.
+        super(TiffImageFile, self).load_prepare()
+
+
 def _type_of(tags: ImageFileDirectory_v2) -> str | None:
     bits = set(tags.get(tag.BITSPERSAMPLE, (1,)))
     formats = set(tags.get(tag.SAMPLEFORMAT, (1,)))
@@ -94,7 +102,7 @@ def _read_values(
     values = []
     for plane in range(planes):
         whole = _say_bytes(tags, content, plane, planes, parts_across * part_width, unit)
-        with TiffImageFile(io.BytesIO(whole)) as image:
+        with _Bytes(io.BytesIO(whole)) as image:
             stored = np.asarray(image)
         stored = _undo_predictor(_predictor_of(tags, kind), stored, shape, kind)
         values.append(stored.reshape(height, -1, together)[:, :width])

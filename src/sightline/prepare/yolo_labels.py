@@ -13,6 +13,7 @@ import yaml
 
 from sightline.data import Box
 from sightline.errors import UserError
+from sightline.images import ImageError
 from sightline.prepare.catalogue import Catalogue, ListedFile, Stage
 from sightline.prepare.folders import SPLIT_NAMES, Findings, list_image_files, reject
 from sightline.prepare.nameless import without_suffix
@@ -23,8 +24,8 @@ from sightline.telemetry import count
 _SHOWN = 5
 
 
-class LabelError(UserError):
-    """A label file that would spoil a number; the message is the reason alone."""
+class LabelError(ImageError):
+    """A label file that would spoil a number, so that its image is refused."""
 
 
 @dataclass(frozen=True)
