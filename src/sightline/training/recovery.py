@@ -69,6 +69,8 @@ class Recovery:
     ) -> None:
         """Save if it is time to, and stop if any process was asked to; all stop at the same step.
 
+        While a save is on its way none begins: training waits for no store.
+
         Args:
             state: Returns what a checkpoint holds, or raises UnfitStateError: then the
                 checkpoint before stays the latest.
@@ -95,8 +97,8 @@ class Recovery:
             raise PreemptedError(
                 f"asked to end, so training stopped after step {global_step}, {where}"
             )
-        due = time.monotonic() - self._saved_at >= self._every_seconds
-        if distributed.is_main() and (due or (epoch_ends and not self.checkpoints.is_saving)):
+        due = epoch_ends or time.monotonic() - self._saved_at >= self._every_seconds
+        if distributed.is_main() and due and not self.checkpoints.is_saving:
             self._save(state, global_step, wait=False)
 
     def are_none(self) -> bool:
