@@ -108,11 +108,14 @@ class Recovery:
         return self.checkpoints.are_none
 
     def finish(self) -> None:
-        """Wait for the save on its way.
+        """Wait for the save on its way, in every process.
 
         Raises:
             AlreadyRunningError: If another process has taken the run over.
         """
+        distributed.from_main(self._finish)
+
+    def _finish(self) -> None:
         try:
             self.checkpoints.finish()
         except LostRunError as error:
@@ -164,7 +167,7 @@ def recovery_of(
     storage = open_storage(uri)
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     claim = RunClaim(storage, _CLAIM, step, run=run) if distributed.is_main() else None
-    _take(claim)
+    distributed.from_main(lambda: claim.take() if claim else None)
     exporter = exporter or Exporter()
     checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, exporter)
     try:
@@ -178,18 +181,3 @@ def recovery_of(
             checkpoints.finish()
         if claim and claim.give_back() and (recovery.is_over or checkpoints.are_none):
             storage.clear()
-
-
-def _take(claim: RunClaim | None) -> None:
-    """Take the claim in rank 0; the others learn meanwhile that it has not stopped."""
-
-    def take() -> None:
-        try:
-            if claim is not None:
-                claim.take(distributed.still_at_work)
-        finally:
-            distributed.wait_for_main()
-
-    if claim is None:
-        distributed.wait_for_main()
-    distributed.from_main(take)
