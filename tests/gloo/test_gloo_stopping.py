@@ -102,6 +102,24 @@ def test_several_workers_that_are_stopped_end_with_one_line(
     assert not run.workers()
 
 
+def test_sigterm_while_a_rank_hangs_ends_all_and_says_what_is_saved(
+    labelled_dataset, tmp_path, uninterrupted
+):
+    patience = {"stall_minutes": 0.25}
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, **patience).wait_for("epoch 2/")
+    os.kill(run.rank(1), signal.SIGSTOP)
+    run.process.terminate()
+    run.wait(75)
+    newest = json.loads((tmp_path / "out/checkpoints/latest.json").read_text())["kept"][0]
+    (line,) = run.complaints
+    assert "without another checkpoint, for the worker of rank 1 did not answer for 15 s" in line
+    assert f"with checkpoint {newest} saved" in line
+    assert not run.workers()
+    again = Run(labelled_dataset, tmp_path / "out", workers=2).wait()
+    assert f"going on from checkpoint {newest}" in again.told
+    assert result_of(tmp_path / "out") == uninterrupted(2)
+
+
 def test_workers_end_with_the_one_that_started_them(labelled_dataset, tmp_path):
     run = Run(labelled_dataset, tmp_path / "out", workers=2, epochs=1000).wait_for("epoch 1/")
     run.process.kill()

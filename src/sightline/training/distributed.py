@@ -75,7 +75,7 @@ def process_group(device: torch.device, timeout_minutes: float = 10) -> Iterator
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise
-        place = " ".join(getattr(error, "__notes__", []))
+        place = ", ".join(getattr(error, "__notes__", []))
         if _SILENT.search(str(error)):
             raise PeerLostError(60 * timeout_minutes, place) from None
         if _ENDED.search(str(error)):

@@ -174,10 +174,16 @@ def recovery_of(
         with noticed_sigterm() as sigterm:
             recovery = Recovery(step, checkpoints, claim, sigterm, every_seconds)
             distributed.from_main(recovery.take_over)
-            yield recovery
+            try:
+                yield recovery
+            finally:
+                # Who takes the run over next must not meet a save of ours that is on its way.
+                with suppress(LostRunError):
+                    checkpoints.finish()
+    except RuntimeError as error:  # as of another process that is lost
+        if claim and checkpoints.newest:
+            error.add_note(f"with checkpoint {checkpoints.newest} saved")
+        raise
     finally:
-        # Who takes the run over next must not meet a save of ours that is still on its way.
-        with suppress(LostRunError):
-            checkpoints.finish()
         if claim and claim.give_back() and (recovery.is_over or checkpoints.are_none):
             storage.clear()
