@@ -153,10 +153,11 @@ def _wait_for(command: Sequence[str], environment: Mapping[str, str]) -> tuple[i
     assert process.stdin is not None
     with noticed_sigterm(process.terminate) as was_asked:
         try:
-            return process.wait(), was_asked()
+            code = process.wait()
         finally:
             process.stdin.close()
             process.wait()
+    return code, was_asked()
 
 
 def _loss(told: Sequence[tuple[Path, str]], workers: int) -> str | None:
