@@ -43,6 +43,15 @@ def test_five_killed_ranks_cost_five_restarts_and_change_no_bit(
     require_nothing_left(tmp_path / "out")
 
 
+def test_a_rank_alone_that_gets_sigint_is_a_lost_one(labelled_dataset, tmp_path, uninterrupted):
+    run = Run(labelled_dataset, tmp_path / "out", workers=2).wait_for("epoch 2/")
+    os.kill(run.rank(1), signal.SIGINT)
+    run.wait()
+    (told,) = run.complaints
+    assert re.search("the worker of rank 1 .*; starting all again", told)
+    assert result_of(tmp_path / "out") == uninterrupted(2)
+
+
 def test_a_killed_process_that_draws_views_costs_a_restart_and_changes_no_bit(
     labelled_dataset, tmp_path, uninterrupted
 ):
