@@ -9,6 +9,7 @@ from sightline import __version__
 from sightline.cli import complain, parse_step
 from sightline.config import nearest_name
 from sightline.errors import UserError
+from sightline.machine import started_by_torchrun
 from sightline.steps import COMMANDS, OTHER_COMMANDS, PIPELINE_STEPS
 from sightline.storage import StorageUnavailableError
 from sightline.storage.settings import use_storage_settings
@@ -62,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AlreadyRunningError as error:
         complain(command, error)
     except KeyboardInterrupt:
-        complain(command, UserError("stopped from the keyboard; nothing unfinished was published"))
+        # A worker's loss is told by the one that started it, which may start all again.
+        if not started_by_torchrun():
+            told = "stopped from the keyboard; nothing unfinished was published"
+            complain(command, UserError(told))
         return 130
     return 0
 

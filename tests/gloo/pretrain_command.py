@@ -81,6 +81,13 @@ class Run:
                     found.append(int(folder.name))
         return [number for number in found if number != self.process.pid]
 
+    def rank(self, number):
+        """Return the number of the process that trains as a rank."""
+        for worker in self.workers():
+            if f"RANK={number}" in Path(f"/proc/{worker}/environ").read_text().split("\0"):
+                return worker
+        raise AssertionError(f"no rank {number}: {self.told}")
+
     def kill_all(self):
         """Kill the whole pod: every process that the command started, and itself."""
         for number in [*self.workers(), self.process.pid]:

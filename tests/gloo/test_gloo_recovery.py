@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from pretrain_command import (
@@ -42,6 +41,15 @@ def test_five_killed_ranks_cost_five_restarts_and_change_no_bit(
     assert [bool(re.match(killed, line)) for line in run.complaints] == [True] * 5, run.told
     assert result_of(tmp_path / "out") == expected
     require_nothing_left(tmp_path / "out")
+
+
+def test_a_rank_alone_that_gets_sigint_is_a_lost_one(labelled_dataset, tmp_path, uninterrupted):
+    run = Run(labelled_dataset, tmp_path / "out", workers=2).wait_for("epoch 2/")
+    os.kill(run.rank(1), signal.SIGINT)
+    run.wait()
+    (told,) = run.complaints
+    assert re.search("the worker of rank 1 .*; starting all again", told)
+    assert result_of(tmp_path / "out") == uninterrupted(2)
 
 
 def test_a_killed_process_that_draws_views_costs_a_restart_and_changes_no_bit(
@@ -111,12 +119,10 @@ def test_a_rank_that_hangs_is_noticed_and_all_start_again(
     expected = uninterrupted(2)
     patience = {"stall_minutes": 0.25}
     run = Run(labelled_dataset, tmp_path / "out", workers=2, **patience).wait_for("epoch 2/")
-    hung = run.workers()[0]
-    os.kill(hung, signal.SIGSTOP)
-    rank = re.search(rb"\0RANK=(\d)", Path(f"/proc/{hung}/environ").read_bytes())[1].decode()
+    os.kill(run.rank(1), signal.SIGSTOP)
     run.wait()
     (told,) = run.complaints
-    assert f": the worker of rank {rank} did not answer for 15 s after step " in told
+    assert ": the worker of rank 1 did not answer for 15 s after step " in told
     assert "raise stall_minutes); starting all again (2 restarts left after this)" in told
     assert result_of(tmp_path / "out") == expected
 

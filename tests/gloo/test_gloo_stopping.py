@@ -58,12 +58,13 @@ def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
         for number in run.workers():
             os.kill(number, signal.SIGSTOP)
     run.process.terminate()
-    time.sleep(0.05)
-    run.process.terminate()  # a second one changes nothing
     if slow:
         time.sleep(32)  # torchrun's patience, if nobody asks for more, is 30 s
         for number in run.workers():
             os.kill(number, signal.SIGCONT)
+    while run.process.poll() is None:
+        run.process.terminate()  # which changes nothing
+        time.sleep(0.01)
     run.wait(code=75)
     stopped = int(run.told.rpartition("stopped after step ")[2].partition(",")[0])
     assert f"step {stopped}, which is saved: the same command goes on from there" in run.told
@@ -100,6 +101,24 @@ def test_several_workers_that_are_stopped_end_with_one_line(
     (line,) = run.complaints
     assert line.startswith(f"sightline pretrain: {words}")
     assert not run.workers()
+
+
+def test_sigterm_while_a_rank_hangs_ends_all_and_says_what_is_saved(
+    labelled_dataset, tmp_path, uninterrupted
+):
+    patience = {"stall_minutes": 0.25}
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, **patience).wait_for("epoch 2/")
+    os.kill(run.rank(1), signal.SIGSTOP)
+    run.process.terminate()
+    run.wait(75)
+    newest = json.loads((tmp_path / "out/checkpoints/latest.json").read_text())["kept"][0]
+    (line,) = run.complaints
+    assert "without another checkpoint, for the worker of rank 1 did not answer for 15 s" in line
+    assert f"with checkpoint {newest} saved" in line
+    assert not run.workers()
+    again = Run(labelled_dataset, tmp_path / "out", workers=2).wait()
+    assert f"going on from checkpoint {newest}" in again.told
+    assert result_of(tmp_path / "out") == uninterrupted(2)
 
 
 def test_workers_end_with_the_one_that_started_them(labelled_dataset, tmp_path):

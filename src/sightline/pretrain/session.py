@@ -69,8 +69,7 @@ def train_and_publish(uris: PretrainUris, config: PretrainConfig) -> dict[str, A
             metrics = _measure(pretrained, source, config)
             if weights is not None:
                 metrics["initial_weights_sha256"] = identity["initial_weights"]
-            if distributed.is_main():
-                _publish(uris, config, pretrained, metrics)
+            distributed.from_main(lambda: _publish(uris, config, pretrained, metrics))
             recovery.is_over = True
     return metrics
 

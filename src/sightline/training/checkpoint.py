@@ -245,6 +245,11 @@ class Checkpoints:
         """Whether it is known that there are none; before `take_over` nothing is known."""
         return self._is_taken_over and not self._kept
 
+    @property
+    def newest(self) -> str | None:
+        """Name of the newest that is stored and not known to be damaged, if there is one."""
+        return next((name for name in self._kept if name not in self._damaged), None)
+
     def _read_manifest(self, name: str) -> dict[str, Any]:
         key = name + _MANIFEST
 

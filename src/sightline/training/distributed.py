@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -22,6 +23,8 @@ from sightline.machine import started_by_torchrun
 from sightline.training.preemption import PeerLostError
 
 T = TypeVar("T")
+
+_BEAT_SECONDS = 0.1
 
 # gloo raises plain RuntimeErrors. Most name its source file; those that a pair of processes is
 # closed with do not (gloo/transport/tcp/pair.cc).
@@ -72,7 +75,7 @@ def process_group(device: torch.device, timeout_minutes: float = 10) -> Iterator
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise
-        place = " ".join(getattr(error, "__notes__", []))
+        place = ", ".join(getattr(error, "__notes__", []))
         if _SILENT.search(str(error)):
             raise PeerLostError(60 * timeout_minutes, place) from None
         if _ENDED.search(str(error)):
@@ -98,6 +101,12 @@ def is_main() -> bool:
 def from_main(work: Callable[[], T]) -> T:
     """Let rank 0 alone do something, and return its result in every process.
 
+    It may take as long as it takes, as what a slow store is asked for does: it is done in a thread,
+    and the others learn meanwhile that rank 0 has not stopped.
+
+    Args:
+        work: What to do; it may not call the other processes.
+
     Raises:
         Exception: In rank 0, what `work` raised; the others then end without a word.
     """
@@ -105,12 +114,18 @@ def from_main(work: Callable[[], T]) -> T:
         return work()
     outcome: list[Any] = [False, None]
     if not is_main():
+        wait_for_main()
         dist.broadcast_object_list(outcome)
         if not outcome[0]:
             sys.exit(1)
         return cast(T, outcome[1])
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(work)
+        while not wait([done], _BEAT_SECONDS).done:
+            still_at_work()
+    wait_for_main()
     try:
-        outcome = [True, work()]
+        outcome = [True, done.result()]
     finally:
         dist.broadcast_object_list(outcome)
     return cast(T, outcome[1])

@@ -39,7 +39,7 @@ _KINDS: dict[str, type[Exception]] = {
 }
 _DEFECT = ".defect"
 # How the files are called that tell of the loss of a worker, or of a process that helps one.
-KILLED, _LOST, _SILENT, _ENDED = ".killed", ".lost", ".silent", ".ended"
+KILLED, SILENT, _LOST, _ENDED = ".killed", ".silent", ".lost", ".ended"
 _STALL_ADVICE = (
     "if it happens again, look whether its machine is out of memory, cores or disk, or raise "
     "stall_minutes"
@@ -130,9 +130,10 @@ def _run_once(arguments: Sequence[str], workers: int) -> None:
         if path.suffix[1:] in _KINDS:
             raise _KINDS[path.suffix[1:]](text)
     if was_asked:
+        loss = _loss(told, workers)
         raise PreemptedError(
-            "asked to end, and ended before there was anything new to save: the same command goes "
-            "on from the last checkpoint, or begins where there is none"
+            f"asked to end, and ended without another checkpoint{f', for {loss}' if loss else ''}: "
+            "the same command goes on from the last checkpoint, or begins where there is none"
         )
     failed = (
         f"{arguments[0]} failed in one of its {workers} processes (torchrun ended with {code}): "
@@ -152,10 +153,11 @@ def _wait_for(command: Sequence[str], environment: Mapping[str, str]) -> tuple[i
     assert process.stdin is not None
     with noticed_sigterm(process.terminate) as was_asked:
         try:
-            return process.wait(), was_asked()
+            code = process.wait()
         finally:
             process.stdin.close()
             process.wait()
+    return code, was_asked()
 
 
 def _loss(told: Sequence[tuple[Path, str]], workers: int) -> str | None:
@@ -168,7 +170,7 @@ def _loss(told: Sequence[tuple[Path, str]], workers: int) -> str | None:
         return f"the worker of rank {rank} {text}{hint}"
     for text in texts.get(_LOST, {}).values():
         return text
-    silent, ended = texts.get(_SILENT, {}), texts.get(_ENDED, {})
+    silent, ended = texts.get(SILENT, {}), texts.get(_ENDED, {})
     for text in [*silent.values(), *ended.values()]:
         advice = f" ({_STALL_ADVICE})" if silent else ""
         return f"{_lost_worker(set(silent), set(ended), workers)} {text}{advice}"
@@ -208,7 +210,7 @@ def report_errors(is_lost_peer: Callable[[BaseException], bool]) -> Iterator[Non
         if not folder:
             raise
         if isinstance(error, PeerLostError):
-            _leave(folder, _SILENT if error.is_silent else _ENDED, error.what)
+            _leave(folder, SILENT if error.is_silent else _ENDED, error.what)
         else:
             _leave(folder, _LOST, str(error))
         sys.exit(1)

@@ -5,6 +5,7 @@ Imports no torch: the commands know these endings by their exit codes.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -49,6 +50,8 @@ class AlreadyRunningError(Exception):
 def noticed_sigterm(then: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
     """Take SIGTERM as a wish that the block may follow when it suits, for as long as it runs.
 
+    Once it has come, no other changes anything until the process ends: it does so by itself.
+
     Args:
         then: Called when the signal first comes.
 
@@ -56,19 +59,21 @@ def noticed_sigterm(then: Callable[[], None] | None = None) -> Iterator[Callable
         A function that says whether the signal came. In a thread that is not the main one no
         handler can be set, and it always says no.
     """
-    came = threading.Event()
+    # No Event: what has a lock hangs where a signal comes while another is noted.
+    came, times = False, itertools.count()
 
     def note(_number: int, _frame: FrameType | None) -> None:
-        is_first = not came.is_set()
-        came.set()
-        if then is not None and is_first:
+        nonlocal came
+        came = True
+        if next(times) == 0 and then is not None:
             then()
 
     if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
+        yield lambda: False
         return
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield came.is_set
+        yield lambda: came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        # Not our own handler: Python takes that away before it has ended.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if came else before)

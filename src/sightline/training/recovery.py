@@ -69,6 +69,8 @@ class Recovery:
     ) -> None:
         """Save if it is time to, and stop if any process was asked to; all stop at the same step.
 
+        While a save is on its way none begins: training waits for no store.
+
         Args:
             state: Returns what a checkpoint holds, or raises UnfitStateError: then the
                 checkpoint before stays the latest.
@@ -95,8 +97,8 @@ class Recovery:
             raise PreemptedError(
                 f"asked to end, so training stopped after step {global_step}, {where}"
             )
-        due = time.monotonic() - self._saved_at >= self._every_seconds
-        if distributed.is_main() and (due or (epoch_ends and not self.checkpoints.is_saving)):
+        due = epoch_ends or time.monotonic() - self._saved_at >= self._every_seconds
+        if distributed.is_main() and due and not self.checkpoints.is_saving:
             self._save(state, global_step, wait=False)
 
     def are_none(self) -> bool:
@@ -106,11 +108,14 @@ class Recovery:
         return self.checkpoints.are_none
 
     def finish(self) -> None:
-        """Wait for the save on its way.
+        """Wait for the save on its way, in every process.
 
         Raises:
             AlreadyRunningError: If another process has taken the run over.
         """
+        distributed.from_main(self._finish)
+
+    def _finish(self) -> None:
         try:
             self.checkpoints.finish()
         except LostRunError as error:
@@ -162,32 +167,23 @@ def recovery_of(
     storage = open_storage(uri)
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     claim = RunClaim(storage, _CLAIM, step, run=run) if distributed.is_main() else None
-    _take(claim)
+    distributed.from_main(lambda: claim.take() if claim else None)
     exporter = exporter or Exporter()
     checkpoints = Checkpoints(storage, step, claim.owner if claim else "", identity, exporter)
     try:
         with noticed_sigterm() as sigterm:
             recovery = Recovery(step, checkpoints, claim, sigterm, every_seconds)
             distributed.from_main(recovery.take_over)
-            yield recovery
+            try:
+                yield recovery
+            finally:
+                # Who takes the run over next must not meet a save of ours that is on its way.
+                with suppress(LostRunError):
+                    checkpoints.finish()
+    except RuntimeError as error:  # as of another process that is lost
+        if claim and checkpoints.newest:
+            error.add_note(f"with checkpoint {checkpoints.newest} saved")
+        raise
     finally:
-        # Who takes the run over next must not meet a save of ours that is still on its way.
-        with suppress(LostRunError):
-            checkpoints.finish()
         if claim and claim.give_back() and (recovery.is_over or checkpoints.are_none):
             storage.clear()
-
-
-def _take(claim: RunClaim | None) -> None:
-    """Take the claim in rank 0; the others learn meanwhile that it has not stopped."""
-
-    def take() -> None:
-        try:
-            if claim is not None:
-                claim.take(distributed.still_at_work)
-        finally:
-            distributed.wait_for_main()
-
-    if claim is None:
-        distributed.wait_for_main()
-    distributed.from_main(take)
