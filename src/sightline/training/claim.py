@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +66,15 @@ class RunClaim:
         """Whether another process has taken the run over, because we were silent too long."""
         return self._lost.is_set()
 
-    def take(self, still_waiting: Callable[[], None] = lambda: None) -> None:
+    def take(self) -> None:
         """Take the claim, and keep it until `give_back`.
-
-        Args:
-            still_waiting: Called now and then while another's claim is watched.
 
         Raises:
             AlreadyRunningError: If another process holds it and lives.
             UserError: If that one trains another run, or something else is in the claim's place.
         """
         # Who fails has met another that took it, and finds its claim the next time.
-        if not any(self._try_to_take(still_waiting) for _ in range(_TRIES)):
+        if not any(self._try_to_take() for _ in range(_TRIES)):
             raise UserError(
                 f"{join_uri(self._storage.uri, self._key)} cannot be written, although nobody else "
                 "does: look what is in its place, such as a folder or a link that leads nowhere, "
@@ -98,20 +94,18 @@ class RunClaim:
         except (StorageUnavailableError, UserError):
             return False  # the next one waits until it has been silent for long enough
 
-    def _try_to_take(self, still_waiting: Callable[[], None]) -> bool:
+    def _try_to_take(self) -> bool:
         found = self._read()
         held = _parse(found)
         if held.get("owner") and not _has_died_here(held):
-            self._wait_for_silence(found, held, still_waiting)
+            self._wait_for_silence(found, held)
         content = self._describe()
         if not self._storage.write_if_unchanged(self._key, content, found):
             return False
         self._content = content
         return True
 
-    def _wait_for_silence(
-        self, found: bytes | None, held: dict[str, Any], still_waiting: Callable[[], None]
-    ) -> None:
+    def _wait_for_silence(self, found: bytes | None, held: dict[str, Any]) -> None:
         holder = f"process {held.get('pid', '?')} on {held.get('host', '?')}"
         announce(
             self._step,
@@ -120,7 +114,6 @@ class RunClaim:
         )
         for _ in range(_POLLS):
             self._clock.sleep(self._silent_seconds / _POLLS)
-            still_waiting()
             now = self._read()
             if now == found:
                 continue
