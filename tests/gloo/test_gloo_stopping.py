@@ -31,13 +31,14 @@ def test_processes_that_draw_views_end_with_the_one_that_trains(labelled_dataset
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_an_end_told_to_all_processes_at_once_is_no_loss_of_those_that_draw(
     labelled_dataset, tmp_path, uninterrupted, number
 ):
     run = Run(labelled_dataset, tmp_path / "out", loader_processes=2).wait_for("epoch 2/")
     os.killpg(run.process.pid, number)
-    run.wait(75 if number == signal.SIGTERM else 130)
+    run.wait(130 if number == signal.SIGINT else 75)
+    assert len(run.complaints) == 1
     assert "process that draws" not in run.told
     assert "Traceback" not in run.told
     Run(labelled_dataset, tmp_path / "out", loader_processes=2).wait()
@@ -80,6 +81,7 @@ def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
         (signal.SIGTERM, os.kill, "before training"),
         (signal.SIGTERM, os.killpg, "before training"),
         (signal.SIGTERM, os.killpg, "training"),
+        (signal.SIGHUP, os.killpg, "training"),
         (signal.SIGINT, os.killpg, "before training"),
         (signal.SIGINT, os.killpg, "training"),
     ],
@@ -89,6 +91,7 @@ def test_several_workers_that_are_stopped_end_with_one_line(
 ):
     code, words = {
         signal.SIGTERM: (75, "asked to end, "),
+        signal.SIGHUP: (75, "asked to end, so training stopped after step "),
         signal.SIGINT: (130, "stopped from the keyboard; nothing unfinished was published"),
     }[number]
     run = Run(labelled_dataset, tmp_path / "out", workers=2, epochs=1000)

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Protocol
 
@@ -218,6 +219,13 @@ def _clean_processes() -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    # It, what it forks, and Python's tracker beside it are needed until we end, which a terminal
+    # that is gone asks us alone to do. They inherit that the signal waits.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

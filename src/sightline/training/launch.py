@@ -70,8 +70,8 @@ def launch(arguments: Sequence[str], workers: int, restarts: int = 0) -> None:
     meet (`PET_RDZV_ENDPOINT` or `PET_MASTER_ADDR`, as the training operators set them). Then
     nothing is started again here: whoever started the machines does that, all of them together.
 
-    A SIGTERM goes on to the workers, which end as they see fit. When this process is killed, or
-    stopped from the keyboard, they are killed.
+    A SIGTERM, or SIGHUP, goes on to the workers as SIGTERM, and they end as they see fit. When this
+    process is killed, or stopped from the keyboard, they are killed.
 
     Args:
         arguments: The command and its flags, such as `["pretrain", "--dataset-uri", …]`.

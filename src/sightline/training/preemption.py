@@ -50,13 +50,14 @@ class AlreadyRunningError(Exception):
 def noticed_sigterm(then: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
     """Take SIGTERM as a wish that the block may follow when it suits, for as long as it runs.
 
-    Once it has come, no other changes anything until the process ends: it does so by itself.
+    SIGHUP, as of a terminal that is gone, counts as SIGTERM, unless it is ignored, as after nohup.
+    Once one has come, no other changes anything until the process ends: it does so by itself.
 
     Args:
-        then: Called when the signal first comes.
+        then: Called when one first comes.
 
     Yields:
-        A function that says whether the signal came. In a thread that is not the main one no
+        A function that says whether one came. In a thread that is not the main one no
         handler can be set, and it always says no.
     """
     # No Event: what has a lock hangs where a signal comes while another is noted.
@@ -71,9 +72,14 @@ def noticed_sigterm(then: Callable[[], None] | None = None) -> Iterator[Callable
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = signal.signal(signal.SIGTERM, note)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, note)
     try:
         yield lambda: came
     finally:
-        # Not our own handler: Python takes that away before it has ended.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if came else before)
+        for number, handler in before.items():
+            # Not our own handler: Python takes that away before it has ended.
+            signal.signal(number, signal.SIG_IGN if came else handler)
