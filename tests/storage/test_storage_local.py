@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -200,6 +201,21 @@ def test_target_below_a_file_is_told_before_the_work_and_nothing_is_made(tmp_pat
         open_storage(str(tmp_path / "file" / "out")).require_writable()
     open_storage(str(tmp_path / "new" / "out")).require_writable()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_read_only_file_system_is_told_as_one_with_the_way_out(tmp_path):
+    inside = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    disk = f"mount -t tmpfs -o ro tmpfs {tmp_path}"
+    if shutil.which("unshare") is None or subprocess.run([*inside, disk]).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    code = (
+        "from sightline.storage import open_storage\n"
+        f"try: open_storage('{tmp_path}/runs/out').require_writable()\n"
+        "except Exception as error: print(error)"
+    )
+    run = [*inside, f'{disk} && {sys.executable} -c "$0"', code]
+    told = subprocess.run(run, capture_output=True, text=True).stdout
+    assert f"{tmp_path}/runs/out: the file system of {tmp_path} is read-only; mount it" in told
 
 
 def test_deleting_what_cannot_be_deleted_is_told(storage):

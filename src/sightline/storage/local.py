@@ -133,8 +133,14 @@ class LocalStorage:
             while not folder.exists() and folder != folder.parent:
                 folder = folder.parent
             is_ours = folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+            is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
         except OSError as error:
             raise UserError(f"cannot write below {self.root}: {error.strerror}") from None
+        if is_read_only:
+            raise UserError(
+                f"cannot write below {self.root}: the file system of {folder} is read-only; mount "
+                "it for writing, after looking whether its disk is sound, or choose another folder"
+            )
         if not is_ours:
             raise UserError(f"cannot write below {self.root}: {folder} is not ours to write to")
 
