@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiff_files import tiff_of
 
-from sightline.images import ImageError, read_file
+from sightline.images import ImageError, deep, read_file, tiff_values
 
 KINDS = ["u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8"]
 FORMATS = {"u": 1, "i": 2, "f": 3}
@@ -133,6 +133,35 @@ def test_tiles_that_reach_beyond_the_picture_are_cut():
         sizes = {322: [16], 323: [16], 325: [len(part) for part in parts], 317: [predictor]}
         content = tiff_of({**fields_of(values, "<", 2), **sizes}, parts)
         np.testing.assert_array_equal(read(content).pixels, shown(values))
+
+
+@pytest.mark.parametrize("at_once", [1, 200, 700, 1500, 3000, 1 << 20])
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("rows", [1, 5, 13, 24, 2**32 - 1])
+def test_strips_are_put_together_however_many_are_decoded_at_once(
+    rows, planar, compression, at_once, monkeypatch
+):
+    monkeypatch.setattr(tiff_values, "_AT_ONCE_BYTES", at_once)
+    values = of_kind(COLOR, "u2")
+    planes = [values] if planar == 1 else [values[:, :, plane] for plane in range(3)]
+    parts = [plane[top : top + rows].tobytes() for plane in planes for top in range(0, 24, rows)]
+    parts = [zlib.compress(part) if compression == 8 else part for part in parts]
+    sizes = {278: [rows], 279: [len(part) for part in parts], 284: [planar], 259: [compression]}
+    content = tiff_of({**fields_of(values, "<", 2), **sizes}, parts)
+    np.testing.assert_array_equal(read(content).pixels, shown(values))
+
+
+@pytest.mark.parametrize("at_once", [1, 3000, 9000, 1 << 20])
+def test_tiles_are_put_together_however_many_are_decoded_at_once(at_once, monkeypatch):
+    monkeypatch.setattr(tiff_values, "_AT_ONCE_BYTES", at_once)
+    monkeypatch.setattr(deep, "_AT_ONCE", min(at_once, 300))
+    values = of_kind(COLOR, "u2")
+    tiles = np.pad(values, ((0, 8), (0, 8), (0, 0))).reshape(2, 16, 3, 16, 3).swapaxes(1, 2)
+    parts = [zlib.compress(tile.tobytes()) for tile in tiles.reshape(-1, 16, 16, 3)]
+    sizes = {322: [16], 323: [16], 325: [len(part) for part in parts]}
+    content = tiff_of({**fields_of(values, "<", 2), **sizes}, parts)
+    np.testing.assert_array_equal(read(content).pixels, shown(values))
 
 
 @pytest.mark.parametrize("compression", [1, 8])

@@ -252,7 +252,7 @@ def test_lack_of_memory_ends_the_step_with_the_file_s_name(tmp_path, monkeypatch
     # 16 bits and alpha: more than the limit lets its process have.
     large = np.zeros((5000, 5000, 4), np.uint16)
     (images / "p905_f.png").write_bytes(cv2.imencode(".png", large)[1].tobytes())
-    monkeypatch.setattr(checking, "_start", limited(checking._start, 400 * 2**20))
+    monkeypatch.setattr(checking, "_start", limited(checking._start, 200 * 2**20))
     with pytest.raises(UserError, match=r"the memory does not suffice to read p905_f\.png"):
         prepare(tmp_path, images)
 

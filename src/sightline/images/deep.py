@@ -7,6 +7,7 @@ byte.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+_AT_ONCE = 1 << 20  # pixels
 _GRAY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
@@ -47,17 +49,21 @@ def read_deep(image: Image.Image, content: bytes) -> DeepImage | None:
         return DeepImage(values, f"{bits}-bit gray", opacity)
     if rawmode == "LA;16B":
         # As four bytes a pixel: gray and alpha, the upper byte first.
-        pairs = _decode_as("RGBA", content).view(">u2")
+        bands = [band.view(">u2") for _, band in _decode_as("RGBA", content)]
+        pairs = np.concatenate(bands)
         return DeepImage(pairs[:, :, 0], "16-bit gray", pairs[:, :, 1], opaque=65535)
     if rawmode not in ("RGB;16B", "RGBA;16B"):
         return None
+    colours = np.zeros((image.height, image.width, 3), np.uint16)
+    opacity = np.zeros(colours.shape[:2], np.uint16) if rawmode.startswith("RGBA") else None
     # Asked for the other byte order, Pillow keeps the byte that it otherwise drops.
-    values = _decode_as(rawmode, content).astype(np.uint16)
-    values <<= 8
-    values |= _decode_as(f"{rawmode[:-1]}L", content)
-    colours = values[:, :, :3]
-    if rawmode.startswith("RGBA"):
-        return DeepImage(colours, "16-bit colour", values[:, :, 3], opaque=65535)
+    for shift, order in ((8, rawmode), (0, f"{rawmode[:-1]}L")):
+        for rows, band in _decode_as(order, content):
+            colours[rows] |= band[:, :, :3].astype(np.uint16) << shift
+            if opacity is not None:
+                opacity[rows] |= band[:, :, 3].astype(np.uint16) << shift
+    if opacity is not None:
+        return DeepImage(colours, "16-bit colour", opacity, opaque=65535)
     key = image.info.get("transparency")
     return DeepImage(colours, "16-bit colour", _opacity_of_key(colours, key))
 
@@ -69,7 +75,15 @@ def rawmode_of(image: Image.Image) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _decode_as(rawmode: str, content: bytes) -> NDArray[Any]:
+def bands_of(image: Image.Image) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Yield which rows, and their values: of all rows at once, Pillow makes two copies."""
+    height = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, height):
+        bottom = min(top + height, image.height)
+        yield slice(top, bottom), np.asarray(image.crop((0, top, image.width, bottom)))
+
+
+def _decode_as(rawmode: str, content: bytes) -> Iterator[tuple[slice, NDArray[Any]]]:
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
         image.tile = [
             tile._replace(
@@ -77,7 +91,7 @@ def _decode_as(rawmode: str, content: bytes) -> NDArray[Any]:
             )
             for tile in image.tile
         ]
-        return np.asarray(image)
+        yield from bands_of(image)
 
 
 def _opacity_of_key(

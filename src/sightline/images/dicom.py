@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +36,7 @@ from sightline.telemetry import count
 # Of all frames together, when a file is split: 3 bytes a pixel are held at once.
 MAX_SPLIT_MEGAPIXELS = 4 * MAX_MEGAPIXELS
 _MAX_INFLATED_BYTES = 400_000_000
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 _JPEG_SYNTAXES = (*uid.JPEGTransferSyntaxes, *uid.JPEG2000TransferSyntaxes)
 _CODE = re.compile("[A-Z0-9_ ]{1,16}")  # PS3.5, table 6.2-1: CS
@@ -94,7 +95,7 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
     _refuse_frames(header, number, frames)
     _refuse_unknown_colour(header)
     file = pydicom.dcmread(io.BytesIO(content), force=True)
-    if not any(name in file for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not any(name in file for name in _PIXELS):
         raise ImageError("DICOM without pixel data")
     syntax = _transfer_syntax(file)
     decoder = _find_decoder(syntax)
@@ -110,7 +111,12 @@ def _read(content: bytes, frames: Literal["refuse", "split"]) -> list[CheckedIma
         _refuse_rest(file, number)
     patient = _hash_patient(str(file.get("PatientID") or ""))
     images = []
-    for index, (stored, interpretation) in enumerate(_decode(file, number, decoder, syntax)):
+    decoded: Iterable[tuple[NDArray[Any], str]] = _decode(file, number, decoder, syntax)
+    if number == 1:  # the stored form of a large picture is not kept beside its values
+        decoded = list(decoded)
+        for name in _PIXELS:
+            file.pop(name, None)
+    for index, (stored, interpretation) in enumerate(decoded):
         _refuse_beyond(file, stored)
         color, notes = _to_8_bit(file, index, stored, interpretation)
         if str(file.get("BurnedInAnnotation", "")).upper() == "YES":
@@ -453,7 +459,7 @@ def _gray_to_8_bit(
 
 
 def _rescale(
-    file: Any, frame: int, stored: NDArray[Any], seen: NDArray[np.bool_]
+    file: Any, frame: int, stored: NDArray[np.float64], seen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], bool, tuple[str, ...]]:
     """Return what the modality measured (PS3.3, C.11.1), whether that differs, and notes."""
     if table := _first_item(file, "ModalityLUTSequence"):
@@ -462,7 +468,11 @@ def _rescale(
     intercept = _number(file, frame, "PixelValueTransformationSequence", "RescaleIntercept")
     notes = ("RescaleSlope of 0 taken as 1",) if slope == 0 else ()
     slope, intercept = slope or 1.0, intercept or 0.0
-    return stored.astype(np.float64) * slope + intercept, (slope, intercept) != (1.0, 0.0), notes
+    if (slope, intercept) == (1.0, 0.0):
+        return stored, False, notes
+    measured = stored * slope
+    measured += intercept
+    return measured, True, notes
 
 
 def _apply_voi(
@@ -489,10 +499,15 @@ def _apply_voi(
     if function == "LINEAR" and width == 1:
         return np.where(values > center - 0.5, np.inf, -np.inf), name  # all of it is cut
     if function == "LINEAR" and width > 1:
-        return (values - (center - 0.5)) / (width - 1) + 0.5, name
-    if function == "LINEAR_EXACT" and width > 0:
-        return (values - center) / width + 0.5, name
-    return None, ""
+        share = values - (center - 0.5)
+        share /= width - 1
+    elif function == "LINEAR_EXACT" and width > 0:
+        share = values - center
+        share /= width
+    else:
+        return None, ""
+    share += 0.5
+    return share, name
 
 
 def _apply_table(

@@ -59,7 +59,7 @@ def find_levels(stored: NDArray[np.generic], ignored: NDArray[np.bool_] | None =
     if ignored is not None:
         counts[ignored] = 0
     with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
-        values = stored.astype(np.float64).reshape(-1)
+        values = stored.astype(np.float64, copy=False).reshape(-1)
     return Levels(values, counts.reshape(-1), None, stored.shape)
 
 
@@ -116,7 +116,10 @@ def strips(pixels: NDArray[Any]) -> Iterator[slice]:
 
 def share_to_8_bit(share: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return 0 as 0 and 1 as 255, what lies beyond as the nearer of both."""
-    return np.round(255 * np.clip(share, 0, 1)).astype(np.uint8)
+    shown = np.empty(share.shape, np.uint8)
+    for some in strips(share):
+        shown[some] = np.round(255 * np.clip(share[some], 0, 1))
+    return shown
 
 
 def _percentiles(

@@ -36,9 +36,9 @@ _MOST_PADDING_BYTES = 1 << 26  # some writers fill the last strip up; only a bom
 JPEG = 7
 _DEFLATE = (8, 32946)
 _LZMA = 34925
-_NONE, _LZW, _PACKBITS = 1, 5, 32773
+NONE, _LZW, _PACKBITS = 1, 5, 32773
 PREDICTING = (_LZW, *_DEFLATE, _LZMA)  # libtiff ignores a predictor in other compressions
-_KNOWN = (_NONE, _LZW, JPEG, *_DEFLATE, _PACKBITS, _LZMA)
+_KNOWN = (NONE, _LZW, JPEG, *_DEFLATE, _PACKBITS, _LZMA)
 _HIDING = {
     **{2: "CCITT RLE", 3: "CCITT G3", 4: "CCITT G4", 6: "JPEG of the old kind"},
     **{50000: "zstd", 50001: "WebP"},
@@ -80,7 +80,7 @@ def read_tags(content: bytes) -> ImageFileDirectory_v2 | None:
 
 def name_kind(tags: ImageFileDirectory_v2) -> str:
     """Return what tells a kind of TIFF that is not read."""
-    if tags.get(tag.COMPRESSION, _NONE) not in _KNOWN:
+    if tags.get(tag.COMPRESSION, NONE) not in _KNOWN:
         return _name_compression(tags)
     extra = tags.get(tag.EXTRASAMPLES, ())
     beside = ", ".join(_EXTRA.get(kind, "of an unknown kind") for kind in extra[:_MOST_TOLD])
@@ -131,15 +131,15 @@ def check_tiff(tags: ImageFileDirectory_v2, content: bytes) -> None:
     if compression not in _KNOWN:
         raise ImageError(_name_compression(tags))
     _refuse_misread(tags, compression)
-    for number, (part, width, rows) in enumerate(_parts(tags, content), start=1):
+    for number, (part, width, rows) in enumerate(parts_of(tags, content), start=1):
         expected = _bytes_of(tags, width, rows)
         if tags.get(tag.FILLORDER) == _LOWEST_BIT_FIRST and compression != JPEG:
-            part = part.translate(_TURNED_BITS)
+            part = memoryview(bytes(part).translate(_TURNED_BITS))
         if compression == JPEG:
-            is_whole = _is_whole_jpeg(tags.get(tag.JPEGTABLES, b""), part, width, rows)
+            is_whole = _is_whole_jpeg(tags.get(tag.JPEGTABLES, b""), bytes(part), width, rows)
         elif compression in (*_DEFLATE, _LZMA):
             is_whole = _is_whole_stream(compression, part, expected)
-        elif compression == _NONE:
+        elif compression == NONE:
             is_whole = len(part) >= expected
         else:
             is_whole = True  # no checksum; libtiff finds what is cut short
@@ -168,7 +168,7 @@ def _refuse_misread(tags: ImageFileDirectory_v2, compression: int) -> None:
     # Pillow has libtiff turn these into RGB, and then asks for no errors.
     if photometric == _YCBCR and compression in (_LZW, _PACKBITS):
         raise ImageError("TIFF of YCbCr, where damage does not show: save it as RGB")
-    if photometric == _YCBCR and compression == _NONE and _subsampling(tags) != (1, 1):
+    if photometric == _YCBCR and compression == NONE and _subsampling(tags) != (1, 1):
         raise ImageError("uncompressed TIFF of YCbCr with colours of fewer pixels: save it as RGB")
     samples, extra = tags.get(tag.SAMPLESPERPIXEL, 1), tags.get(tag.EXTRASAMPLES, ())
     if photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and UNSPECIFIED in extra:
@@ -201,13 +201,13 @@ def _quiet_libtiff() -> None:
             library.TIFFSetWarningHandler(None)
 
 
-def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int, int]]:
+def parts_of(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[memoryview, int, int]]:
     """Yield each strip or tile, its width and its rows.
 
     Raises:
         ImageError: If there are fewer than the picture needs, or one lies outside the file.
     """
-    tiled = tag.TILEOFFSETS in tags
+    view, tiled = memoryview(content), tag.TILEOFFSETS in tags
     length = tags[tag.IMAGELENGTH]
     if tiled:
         width, rows = tags[tag.TILEWIDTH], tags[tag.TILELENGTH]
@@ -215,7 +215,7 @@ def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int
         width, rows = tags[tag.IMAGEWIDTH], min(tags.get(tag.ROWSPERSTRIP, length), length)
     offsets = tags.get(tag.TILEOFFSETS if tiled else tag.STRIPOFFSETS, ())
     sizes = tags.get(tag.TILEBYTECOUNTS if tiled else tag.STRIPBYTECOUNTS, ())
-    is_plain = tags.get(tag.COMPRESSION, 1) == _NONE
+    is_plain = tags.get(tag.COMPRESSION, 1) == NONE
     if not sizes and is_plain:  # some writers leave out what follows from the rest
         sizes = (_bytes_of(tags, width, rows),) * len(offsets)
     if not rows or not width or len(offsets) != len(sizes):
@@ -230,7 +230,7 @@ def _parts(tags: Mapping[int, Any], content: bytes) -> Iterator[tuple[bytes, int
         height = length - rows * (strips - 1) if is_last else rows
         if start + (min(size, _bytes_of(tags, width, height)) if is_plain else size) > len(content):
             raise ImageError("cut short")
-        yield content[start : start + size], width, height
+        yield view[start : start + size], width, height
 
 
 def _subsampling(tags: Mapping[int, Any]) -> tuple[int, int]:
@@ -247,7 +247,7 @@ def _bytes_of(tags: Mapping[int, Any], width: int, rows: int) -> int:
     return int((width * samples * tags.get(tag.BITSPERSAMPLE, (1,))[0] + 7) // 8 * rows)
 
 
-def _is_whole_stream(compression: int, part: bytes, expected: int) -> bool:
+def _is_whole_stream(compression: int, part: memoryview, expected: int) -> bool:
     stream: Any = zlib.decompressobj() if compression in _DEFLATE else lzma.LZMADecompressor()
     try:
         found = count_inflated(stream, [part], expected + _MOST_PADDING_BYTES)

@@ -7,8 +7,9 @@ the file says that it is 8-bit gray, so wide that every byte is a pixel.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,24 @@ from PIL import TiffImagePlugin as tag
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from sightline.images.checked import MAX_MEGAPIXELS, ImageError, refuse_size
-from sightline.images.deep import DeepImage
+from sightline.images.deep import DeepImage, bands_of
 from sightline.images.tiff import (
     ALPHA,
     BLACK_IS_ZERO,
     JPEG,
+    NONE,
     PREDICTING,
     RGB,
     UNSPECIFIED,
     WHITE_IS_ZERO,
     check_tiff,
+    parts_of,
 )
 
 _NO_PREDICTOR, _DIFFERENCES, _BYTE_DIFFERENCES = 1, 2, 3
 _KINDS = {1: "u", 2: "i", 3: "f"}  # of sample formats
 _TYPES = ("i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8")
+_AT_ONCE_BYTES = 1 << 20
 _MOST_BYTES = 8 * MAX_MEGAPIXELS * 1_000_000  # of all values, which are held some times over
 
 
@@ -59,12 +63,13 @@ def read_deep_tiff(tags: ImageFileDirectory_v2, content: bytes) -> DeepImage | N
     if width * height * samples * bits // 8 > _MOST_BYTES:
         raise ImageError(f"more than {_MOST_BYTES // 1_000_000} MB of values: scale it down")
     check_tiff(tags, content)
-    values = _read_values(tags, content, np.dtype(kind), samples)
+    planes = _read_values(tags, content, np.dtype(kind), samples)
+    colours = planes[0] if len(planes) < colors else np.concatenate(planes[:colors], axis=2)
     name = f"{bits}-bit {'colour' if colors == 3 else 'gray'}"
     return DeepImage(
-        values[:, :, :3] if colors == 3 else values[:, :, 0],
+        colours[:, :, :3] if colors == 3 else colours[:, :, 0],
         f"signed {name}" if bits == 8 else name,
-        values[:, :, colors] if has_alpha else None,
+        planes[-1][:, :, -1] if has_alpha else None,
         opaque=2**bits - 1,
         white_is_zero=photometric == WHITE_IS_ZERO,
     )
@@ -89,56 +94,102 @@ def _type_of(tags: ImageFileDirectory_v2) -> str | None:
 
 def _read_values(
     tags: ImageFileDirectory_v2, content: bytes, kind: np.dtype[Any], samples: int
-) -> NDArray[Any]:
-    """Return the values as they are stored, shape (height, width, samples)."""
+) -> list[NDArray[Any]]:
+    """Return the values, shape (height, width, samples), or (height, width, 1) of each plane."""
     width, height = tags[tag.IMAGEWIDTH], tags[tag.IMAGELENGTH]
     planes = samples if _one(tags, tag.PLANAR_CONFIGURATION) == 2 else 1
     together = samples // planes  # values that lie side by side
-    part_width = tags.get(tag.TILEWIDTH, width) if tag.TILEOFFSETS in tags else width
-    parts_across = -(-width // part_width)
     unit = together * kind.itemsize
-    shape = (height, parts_across, part_width, together)
-    kind = kind.newbyteorder("<" if content.startswith(b"II") else ">")
-    values = []
-    for plane in range(planes):
-        whole = _say_bytes(tags, content, plane, planes, parts_across * part_width, unit)
-        with _Bytes(io.BytesIO(whole)) as image:
-            stored = np.asarray(image)
-        stored = _undo_predictor(_predictor_of(tags, kind), stored, shape, kind)
-        values.append(stored.reshape(height, -1, together)[:, :width])
-    return values[0] if planes == 1 else np.concatenate(values, axis=2)
+    predictor = _predictor_of(tags, kind)
+    stored_kind = kind.newbyteorder("<" if content.startswith(b"II") else ">")
+    part_width = tags[tag.TILEWIDTH] if tag.TILEOFFSETS in tags else width
+    across = -(-width // part_width)
+    values = [np.empty((height, width, together), kind) for _ in range(planes)]
+    bands = _decode_bands(tags, content, across, part_width * unit)
+    for plane in values:
+        top = 0
+        while top < height:
+            stored = next(bands)
+            shape = (len(stored), across, part_width, together)
+            undone = _undo_predictor(predictor, stored, shape, stored_kind)
+            seen = min(len(stored), height - top)  # tiles may reach beyond the picture
+            plane[top : top + seen] = undone.reshape(len(stored), -1, together)[:seen, :width]
+            top += len(stored)
+    return values
+
+
+def _decode_bands(
+    tags: ImageFileDirectory_v2, content: bytes, across: int, part_bytes: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the bytes of one plane after the other, some rows at a time.
+
+    Args:
+        tags: Those of the file.
+        content: The whole file.
+        across: How many strips or tiles lie side by side.
+        part_bytes: The width of each.
+    """
+    length, at_once = tags[tag.IMAGELENGTH], max(1, _AT_ONCE_BYTES // (across * part_bytes))
+    each = int(tags.get(tag.TILELENGTH, tags.get(tag.ROWSPERSTRIP, length)))
+    parts, top = _pieces(tags, content, at_once, part_bytes), 0
+    for first in parts:
+        # Several at a time, of one plane, all but the last of which have as many rows.
+        number = min(max(1, at_once // each), -(-(length - top) // each))
+        some = [first, *itertools.islice(parts, across * number - 1)]
+        rows = sum(rows for _, rows in some[::across])
+        with _Bytes(io.BytesIO(_say_bytes(tags, some, rows, across, part_bytes))) as image:
+            for _, band in bands_of(image):
+                yield band
+        top = (top + rows) * (top + rows < length)
+
+
+def _pieces(
+    tags: ImageFileDirectory_v2, content: bytes, at_once: int, row_bytes: int
+) -> Iterator[tuple[memoryview, int]]:
+    """Yield strips or tiles and their rows; a long strip as several, where it is not compressed."""
+    is_plain = _one(tags, tag.COMPRESSION) == NONE and tag.TILEOFFSETS not in tags
+    for part, _, rows in parts_of(tags, content):
+        height = at_once if is_plain and rows > at_once else rows
+        for top in range(0, rows, height):
+            end = (top + height) * row_bytes if height < rows else len(part)
+            yield part[top * row_bytes : end], min(height, rows - top)
 
 
 def _say_bytes(
-    tags: ImageFileDirectory_v2, content: bytes, plane: int, planes: int, width: int, unit: int
+    tags: ImageFileDirectory_v2,
+    parts: Sequence[tuple[memoryview, int]],
+    rows: int,
+    across: int,
+    part_bytes: int,
 ) -> bytes:
-    """Return the file with a directory at its end, by which a plane is 8-bit gray."""
+    """Return a TIFF of these strips or tiles alone, by which each of their bytes is 8-bit gray."""
+    is_tiled = tag.TILEOFFSETS in tags
+    offsets, sizes = tag.STRIPOFFSETS, tag.STRIPBYTECOUNTS
     fields: dict[int, Sequence[int]] = {
-        tag.IMAGEWIDTH: [width * unit],
+        tag.IMAGEWIDTH: [across * part_bytes],
+        tag.IMAGELENGTH: [rows],
         tag.BITSPERSAMPLE: [8],
+        tag.COMPRESSION: [_one(tags, tag.COMPRESSION)],
         tag.PHOTOMETRIC_INTERPRETATION: [BLACK_IS_ZERO],
+        tag.FILLORDER: [_one(tags, tag.FILLORDER)],
     }
-    kept = (tag.IMAGELENGTH, tag.COMPRESSION, tag.FILLORDER, tag.ROWSPERSTRIP, tag.TILELENGTH)
-    fields |= {number: [tags[number]] for number in kept if number in tags}
-    tables = (tag.STRIPOFFSETS, tag.STRIPBYTECOUNTS)
-    if tag.TILEOFFSETS in tags:
-        fields[tag.TILEWIDTH] = [tags[tag.TILEWIDTH] * unit]
-        tables = (tag.TILEOFFSETS, tag.TILEBYTECOUNTS)
-    for number in tables:
-        if parts := tags.get(number, ()):
-            each = len(parts) // planes
-            fields[number] = parts[plane * each : (plane + 1) * each]
-    order = "<" if content.startswith(b"II") else ">"
-    start = len(content) + len(content) % 2
-    beyond = start + 2 + 12 * len(fields) + 4
-    directory, values = struct.pack(f"{order}H", len(fields)), b""
+    if is_tiled:
+        offsets, sizes = tag.TILEOFFSETS, tag.TILEBYTECOUNTS
+        fields |= {tag.TILEWIDTH: [part_bytes], tag.TILELENGTH: [parts[0][1]]}
+    else:
+        fields[tag.ROWSPERSTRIP] = [parts[0][1]]
+    fields[sizes] = [len(part) for part, _ in parts]
+    beyond = 8 + 2 + 12 * (len(fields) + 1) + 4
+    place = beyond + (8 * len(parts) if len(parts) > 1 else 0)
+    fields[offsets] = list(itertools.accumulate(fields[sizes][:-1], initial=place))
+    directory, values = struct.pack("<H", len(fields)), b""
     for number, field in sorted(fields.items()):
         where = field[0] if len(field) == 1 else beyond + len(values)
-        directory += struct.pack(f"{order}HHII", number, 4, len(field), where)
+        directory += struct.pack("<HHII", number, 4, len(field), where)
         if len(field) > 1:
-            values += struct.pack(f"{order}{len(field)}I", *field)
-    head = content[:2] + struct.pack(f"{order}HI", 42, start) + content[8:]
-    return head + bytes(len(content) % 2) + directory + bytes(4) + values
+            values += struct.pack(f"<{len(field)}I", *field)
+    head = struct.pack("<2sHI", b"II", 42, 8)
+    return b"".join([head, directory, bytes(4), values, *(part for part, _ in parts)])
 
 
 def _predictor_of(tags: ImageFileDirectory_v2, kind: np.dtype[Any]) -> int:

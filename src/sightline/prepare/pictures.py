@@ -65,9 +65,8 @@ def read_pictures(content: bytes, wanted: Wanted) -> list[ReadPicture]:
         return [_pack(content, image, wanted.short_side_px) for image in images]
     except MemoryError:
         raise UserError(
-            f"the memory does not suffice to read {wanted.key}: give the step more (an image of "
-            "50 megapixels takes up to 1.3 GB while it is read, and each core reads one), or leave "
-            "the file out"
+            f"the memory does not suffice to read {wanted.key}: give the step more (each core "
+            "reads an image; docs/data.md says how much one takes), or leave the file out"
         ) from None
 
 
