@@ -1,5 +1,7 @@
 import itertools
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -202,3 +204,25 @@ def test_an_altered_shard_stops_the_run_also_in_loader_processes(labelled_datase
     config = PretrainConfig(image_size=32, global_batch_size=8, epochs=1, loader_processes=2)
     with pytest.raises(UserError, match="was altered"):
         list(load_batches(stream, config, torch.device("cpu")))
+
+
+ASKED_TO_END = """
+import os, signal, time
+from multiprocessing import forkserver, resource_tracker
+from sightline.pretrain.batches import _clean_processes
+
+processes = _clean_processes()
+started = [forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid]
+drawing = processes.Process(target=time.sleep, args=(1,))
+drawing.start()
+for number in (signal.SIGTERM, signal.SIGHUP):
+    for process in [*started, drawing.pid]:
+        os.kill(process, number)
+drawing.join()
+print(drawing.exitcode, [os.waitpid(process, os.WNOHANG)[0] for process in started])
+"""
+
+
+def test_what_loader_processes_come_from_outlives_a_wish_to_end_to_the_whole_group():
+    command = [sys.executable, "-c", ASKED_TO_END]
+    assert subprocess.check_output(command, text=True) == "0 [0, 0]\n"

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from functools import partial
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Protocol
 
@@ -219,10 +219,13 @@ def _clean_processes() -> BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    # It, what it forks, and Python's tracker beside it are needed until we end, which a terminal
-    # that is gone asks us alone to do. They inherit that the signal waits.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    # It, what it forks, and Python's tracker beside it are needed until we end, and we alone are
+    # meant by who asks all of our group to. They inherit that these signals wait.
+    wishes = [signal.SIGTERM, signal.SIGHUP]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, wishes)
     try:
+        resource_tracker.ensure_running()  # which lets SIGTERM through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, wishes)
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -230,8 +233,6 @@ def _clean_processes() -> BaseContext:
 
 
 def _end_with_trainer(_number: int) -> None:
-    # Asked to end is the one that trains, and until it does it needs what is drawn.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     trainer = multiprocessing.parent_process()
     assert trainer
 
