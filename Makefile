@@ -11,7 +11,7 @@ BASE_LABELS = --label org.opencontainers.image.base.name=$(firstword $(subst @, 
 DOCKER ?= docker
 BUILD_FLAGS ?=
 IMAGES := train detect launch
-# Which tests of a cluster: all, or 'not long'.
+# Which tests: all, 'not long', or 'long'.
 MARKS ?=
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/sightline/__init__.py)
 
@@ -50,7 +50,7 @@ demo: $(READY) ## Draw a data set and run the whole pipeline on it (6 to 12 minu
 
 # A file's tests stay in one process, and each process computes on one core.
 test: $(READY) ## Run every test, on all cores
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m "$(MARKS)"
 
 check: $(READY) ## Check formatting, style, types and the direction of imports
 	$(RUN) -m ruff format --check .

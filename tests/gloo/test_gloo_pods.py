@@ -83,6 +83,7 @@ def losses_of(out):
         return [row["loss"] for row in csv.DictReader(file)]
 
 
+@pytest.mark.long  # a cluster's tests show it, too
 def test_two_pods_learn_what_two_processes_of_one_machine_learn(
     pods, labelled_dataset, tmp_path, monkeypatch
 ):

@@ -22,23 +22,24 @@ from pretrain_command import (
 pytestmark = pytest.mark.timeout(1800)
 
 
-def test_five_killed_ranks_cost_five_restarts_and_change_no_bit(
-    labelled_dataset, tmp_path, uninterrupted
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.long)])
+def test_killed_ranks_cost_as_many_restarts_and_change_no_bit(
+    labelled_dataset, tmp_path, uninterrupted, times
 ):
     expected = uninterrupted(2)
     draw = random.Random(0)
-    run = Run(labelled_dataset, tmp_path / "out", workers=2, restarts=5)
-    for kills in range(5):
+    run = Run(labelled_dataset, tmp_path / "out", workers=2, restarts=times)
+    for kills in range(times):
         # Wherever the last kill put it back to, it is training anew when this comes.
         run.wait_for("going on from checkpoint step-", times=kills)
         run.wait_for(f"epoch {kills + 2}/")
         time.sleep(draw.uniform(0, 0.3))
         os.kill(draw.choice(sorted(run.workers())), signal.SIGKILL)
-        run.wait_for(f"starting all again ({4 - kills} restart")
+        run.wait_for(f"starting all again ({times - 1 - kills} restart")
     run.wait()
-    assert run.told.count("going on from checkpoint step-") == 5
+    assert run.told.count("going on from checkpoint step-") == times
     killed = "sightline pretrain: the worker of rank [01] was killed by SIGKILL, "
-    assert [bool(re.match(killed, line)) for line in run.complaints] == [True] * 5, run.told
+    assert [bool(re.match(killed, line)) for line in run.complaints] == [True] * times, run.told
     assert result_of(tmp_path / "out") == expected
     require_nothing_left(tmp_path / "out")
 
@@ -79,6 +80,7 @@ def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(
     require_nothing_left(out)
 
 
+@pytest.mark.long
 def test_another_number_of_ranks_goes_on_with_the_same_images(
     labelled_dataset, tmp_path, uninterrupted
 ):

@@ -31,7 +31,14 @@ def test_processes_that_draw_views_end_with_the_one_that_trains(labelled_dataset
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_an_end_told_to_all_processes_at_once_is_no_loss_of_those_that_draw(
     labelled_dataset, tmp_path, uninterrupted, number
 ):
@@ -45,7 +52,10 @@ def test_an_end_told_to_all_processes_at_once_is_no_loss_of_those_that_draw(
     assert result_of(tmp_path / "out") == uninterrupted(1)
 
 
-@pytest.mark.parametrize(("workers", "busy", "slow"), [(1, 0, 0), (2, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize(
+    ("workers", "busy", "slow"),
+    [(1, 0, 0), pytest.param(2, 0, 1, marks=pytest.mark.long), (2, 1, 0)],
+)
 def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
     workers, busy, slow, labelled_dataset, tmp_path, uninterrupted
 ):
