@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAKE = """#!/bin/sh
-echo "make $1 ${TESTBED_S3_ENDPOINT:-moto}" >> "$NOTES"
+case $2 in MARKS=?*) marked=" ($2)" ;; esac
+echo "make $1$marked ${TESTBED_S3_ENDPOINT:-moto}" >> "$NOTES"
 [ "$1" != "$FAILING" ]
 """
 TESTBED = """#!/bin/sh
@@ -61,7 +62,7 @@ def test_server_beside_the_checkout_is_started_used_and_stopped(check):
     assert {"testbed up", *ENVIRONMENT} == set(notes[1:4])
     assert notes[4] == "testbed env"
     assert set(notes[5:9]) == {
-        "make test http://server",
+        "make test (MARKS=not long) http://server",
         "testbed base-images",
         "make images http://server",
         "testbed load",
@@ -69,6 +70,7 @@ def test_server_beside_the_checkout_is_started_used_and_stopped(check):
     assert notes[9:] == [
         "make scan http://server",
         "make test-cluster http://server",
+        "make test (MARKS=long) http://server",
         "testbed down",
     ]
 
@@ -85,7 +87,13 @@ def test_server_that_ran_before_goes_on(check):
     code, notes = check(RUNS="yes")
     assert code == 0
     assert not {"testbed up", "testbed down"} & set(notes)
-    assert notes[-1] == "make test-cluster http://server"
+    assert notes[-2:] == ["make test-cluster http://server", "make test (MARKS=long) http://server"]
+
+
+def test_long_tests_are_left_out_where_there_is_no_time_for_them(check):
+    code, notes = check(RUNS="yes", SECONDS="1801")
+    assert code == 0
+    assert notes[-1] == "make test-cluster (MARKS=not long) http://server"
 
 
 @pytest.mark.parametrize("facts", [{"STARTS": "no"}, {"testbed": False}])
