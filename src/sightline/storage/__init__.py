@@ -3,6 +3,7 @@
 from sightline.storage.artifacts import fetch_artifacts, new_artifacts, require_new
 from sightline.storage.base import (
     Entry,
+    InTheWayError,
     NotFoundError,
     Storage,
     StorageUnavailableError,
@@ -13,6 +14,7 @@ from sightline.storage.base import (
 
 __all__ = [
     "Entry",
+    "InTheWayError",
     "NotFoundError",
     "Storage",
     "StorageUnavailableError",

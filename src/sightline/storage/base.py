@@ -136,6 +136,16 @@ def open_storage(uri: str) -> Storage:
     return LocalStorage(Path(uri.removeprefix("file://")))
 
 
+class InTheWayError(UserError):
+    """What can neither be read nor be written anew, for something else is in its place."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(
+            f"{uri} cannot be written, although nobody else does: look what is in its place, such "
+            "as a folder or a link that leads nowhere, and remove that"
+        )
+
+
 def join_uri(uri: str, *parts: str) -> str:
     """Return the address of something below `uri`."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)]) or "/"

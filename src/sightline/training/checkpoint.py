@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sightline.errors import UserError
-from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
+from sightline.storage import (
+    InTheWayError,
+    NotFoundError,
+    Storage,
+    StorageUnavailableError,
+    join_uri,
+)
 from sightline.storage.artifacts import sha256_of
 from sightline.storage.scratch import ScratchFolder
 from sightline.storage.verified import AlteredError, read_verified
@@ -98,8 +104,8 @@ class Checkpoints:
 
         Raises:
             LostRunError: If another process moved it at the same time.
-            UserError: If the run is another one, or something else is in the pointer's place; then
-                nothing is touched.
+            UserError: If the run is another one; then nothing is touched.
+            InTheWayError: If something else is in the pointer's place; the same.
         """
         self._pointer = self._read_pointer()
         self._kept = self._names(self._pointer)
@@ -321,7 +327,7 @@ class Checkpoints:
 
     def _move_pointer(self, kept: list[str]) -> None:
         content = _sealed({"step": self._step, "kept": kept, "owner": self._owner})
-        where = join_uri(self._storage.uri, _POINTER)
+        where = self._shown(_POINTER)
         for _ in range(_TRIES):
             if self._storage.write_if_unchanged(_POINTER, content, self._pointer):
                 break
@@ -340,10 +346,7 @@ class Checkpoints:
                     "stops; its checkpoints are untouched"
                 )
         else:
-            raise UserError(
-                f"{where} cannot be written, although nobody else does: look what is in its place, "
-                "such as a folder or a link that leads nowhere, and remove that"
-            )
+            raise InTheWayError(where)
         self._pointer, self._kept = content, kept
 
     def _read_pointer(self) -> bytes | None:
@@ -362,7 +365,7 @@ class Checkpoints:
             self._note_fallback()
             how = "missing" if pointer is None else "damaged"
             self._warn(
-                f"{join_uri(self._storage.uri, _POINTER)} is {how}: taking the newest of the "
+                f"{self._shown(_POINTER)} is {how}: taking the newest of the "
                 f"{len(found)} checkpoints that are there"
             )
         return found[:KEPT]

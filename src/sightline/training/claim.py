@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import UserError
-from sightline.storage import NotFoundError, Storage, StorageUnavailableError, join_uri
+from sightline.storage import (
+    InTheWayError,
+    NotFoundError,
+    Storage,
+    StorageUnavailableError,
+    join_uri,
+)
 from sightline.storage.retries import REAL_CLOCK, Clock
 from sightline.telemetry import announce
 from sightline.training.preemption import AlreadyRunningError
@@ -71,15 +77,12 @@ class RunClaim:
 
         Raises:
             AlreadyRunningError: If another process holds it and lives.
-            UserError: If that one trains another run, or something else is in the claim's place.
+            UserError: If that one trains another run.
+            InTheWayError: If something else is in the claim's place.
         """
         # Who fails has met another that took it, and finds its claim the next time.
         if not any(self._try_to_take() for _ in range(_TRIES)):
-            raise UserError(
-                f"{join_uri(self._storage.uri, self._key)} cannot be written, although nobody else "
-                "does: look what is in its place, such as a folder or a link that leads nowhere, "
-                "and remove that"
-            )
+            raise InTheWayError(join_uri(self._storage.uri, self._key))
         self._thread.start()
 
     def give_back(self) -> bool:
