@@ -202,7 +202,7 @@ def test_a_result_has_the_curves_of_the_whole_training(
 def test_an_interrupted_epoch_counts_with_the_images_of_the_time_that_was_measured(
     labelled_dataset, tiny_settings, tmp_path, monkeypatch
 ):
-    # Saved after every step.
+    # Saved after every step, as long as the save before has ended.
     config = PretrainConfig.from_values({**tiny_settings, "checkpoint_minutes": 1e-6})
     uris = PretrainUris(dataset_uri=labelled_dataset, out_uri=str(tmp_path / "out"))
     take_step = train._Training.take_step
@@ -210,6 +210,7 @@ def test_an_interrupted_epoch_counts_with_the_images_of_the_time_that_was_measur
     def fail_in_the_third_step(training, batch):
         if (training.epoch, training.step) == (2, 2):
             raise RuntimeError("the power was cut")
+        training._recovery.checkpoints.finish()
         take_step(training, batch)
 
     with monkeypatch.context() as patch:
