@@ -50,7 +50,7 @@ demo: $(READY) ## Draw a data set and run the whole pipeline on it (6 to 12 minu
 
 # A file's tests stay in one process, and each process computes on one core.
 test: $(READY) ## Run every test, on all cores
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m "$(MARKS)"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "$(MARKS)"
 
 check: $(READY) ## Check formatting, style, types and the direction of imports
 	$(RUN) -m ruff format --check .

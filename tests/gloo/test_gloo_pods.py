@@ -122,6 +122,7 @@ def test_pod_whose_other_is_killed_is_started_again(pods, labelled_dataset, tmp_
     assert re.match(r"pretrain: the worker of rank [01] ended after", both[0].message.read_text())
 
 
+@pytest.mark.long
 def test_pod_whose_other_hangs_says_so_and_is_started_again(pods, labelled_dataset, tmp_path):
     both = pods(labelled_dataset, tmp_path / "out", epochs=1000, stall_minutes=0.2)
     _wait_for(lambda: list((tmp_path / "out" / "checkpoints").glob("step-*")), both)

@@ -44,6 +44,7 @@ def test_killed_ranks_cost_as_many_restarts_and_change_no_bit(
     require_nothing_left(tmp_path / "out")
 
 
+@pytest.mark.long
 def test_a_rank_alone_that_gets_sigint_is_a_lost_one(labelled_dataset, tmp_path, uninterrupted):
     run = Run(labelled_dataset, tmp_path / "out", workers=2).wait_for("epoch 2/")
     os.kill(run.rank(1), signal.SIGINT)
@@ -53,6 +54,7 @@ def test_a_rank_alone_that_gets_sigint_is_a_lost_one(labelled_dataset, tmp_path,
     assert result_of(tmp_path / "out") == uninterrupted(2)
 
 
+@pytest.mark.long
 def test_a_killed_process_that_draws_views_costs_a_restart_and_changes_no_bit(
     labelled_dataset, tmp_path, uninterrupted
 ):

@@ -54,7 +54,11 @@ def test_an_end_told_to_all_processes_at_once_is_no_loss_of_those_that_draw(
 
 @pytest.mark.parametrize(
     ("workers", "busy", "slow"),
-    [(1, 0, 0), pytest.param(2, 0, 1, marks=pytest.mark.long), (2, 1, 0)],
+    [
+        (1, 0, 0),
+        pytest.param(2, 0, 1, marks=pytest.mark.long),
+        pytest.param(2, 1, 0, marks=pytest.mark.long),
+    ],
 )
 def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
     workers, busy, slow, labelled_dataset, tmp_path, uninterrupted
@@ -91,7 +95,7 @@ def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
         (signal.SIGTERM, os.kill, "before training"),
         (signal.SIGTERM, os.killpg, "before training"),
         (signal.SIGTERM, os.killpg, "training"),
-        (signal.SIGHUP, os.killpg, "training"),
+        pytest.param(signal.SIGHUP, os.killpg, "training", marks=pytest.mark.long),
         (signal.SIGINT, os.killpg, "before training"),
         (signal.SIGINT, os.killpg, "training"),
     ],
@@ -116,6 +120,7 @@ def test_several_workers_that_are_stopped_end_with_one_line(
     assert not run.workers()
 
 
+@pytest.mark.long
 def test_sigterm_while_a_rank_hangs_ends_all_and_says_what_is_saved(
     labelled_dataset, tmp_path, uninterrupted
 ):
@@ -141,13 +146,6 @@ def test_workers_end_with_the_one_that_started_them(labelled_dataset, tmp_path):
     while run.workers():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def test_lines_of_several_workers_come_in_the_order_of_the_training(labelled_dataset, tmp_path):
-    run = Run(labelled_dataset, tmp_path / "out", workers=2, epochs=3, log_steps=1).wait()
-    places = re.findall(r"epoch (\d(?:: \d)?/\d)", run.told)
-    ends = (": 1/3", ": 2/3", ": 3/3", "/3")
-    assert places == [f"{epoch}{end}" for epoch in (1, 2, 3) for end in ends]
 
 
 def test_a_defect_of_one_worker_keeps_its_traceback_and_is_the_only_one(labelled_dataset, tmp_path):

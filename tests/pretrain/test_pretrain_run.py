@@ -121,7 +121,9 @@ def first_step_from(labelled_dataset, tiny_settings, out, weights_uri="", **sett
     return torch.load(out / "simclr_backbone.pth", weights_only=True)["conv1.weight"], metrics
 
 
-@pytest.mark.parametrize("form", ["torchvision", "notebook", "step", "two workers"])
+@pytest.mark.parametrize(
+    "form", ["torchvision", "notebook", "step", pytest.param("two workers", marks=pytest.mark.long)]
+)
 def test_training_starts_from_given_weights(
     form, labelled_dataset, tiny_settings, published, tmp_path
 ):
