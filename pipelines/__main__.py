@@ -108,11 +108,15 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _what_stays(plan: Plan) -> str:
+    """Say what a run that did not end well has finished, and how it goes on."""
     try:
         finished = finished_steps(plan)
     except (UserError, StorageUnavailableError):
         return ""  # what made the run fail is told, not that the same store cannot be asked
-    return f"; finished steps stay: {', '.join(finished)}" if finished else ""
+    if not finished:
+        return ""
+    again = f"the same command with --run-id {plan.run_id} goes on after them"
+    return f"; finished steps stay: {', '.join(finished)}; {again}"
 
 
 def _plan(given: argparse.Namespace, problems: list[str]) -> Plan:
@@ -167,7 +171,12 @@ def _run_parser() -> _Parser:
         metavar="FOLDER",
         help="data sets, runs and models; s3://… too [required]",
     )
-    run.add_argument("--run-id", default="", metavar="NAME", help="its folder's name [time, UTC]")
+    run.add_argument(
+        "--run-id",
+        default="",
+        metavar="NAME",
+        help="its folder's name; that of a run that was stopped: it goes on [time, UTC]",
+    )
     run.add_argument("--preset", default="seed", help="seed, paper, mri or demo [seed]")
     run.add_argument("--seed", metavar="INT", help="seed of every training; splits stay [0]")
     run.add_argument("--workers", metavar="INT", help="processes that pretrain together [1]")

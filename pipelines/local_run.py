@@ -16,7 +16,7 @@ from types import FrameType
 from pipelines.compile import compile_pipeline
 from pipelines.plan import Plan
 from pipelines.screen import Screen, StepLog
-from sightline.pipeline_step import EXIT_USER_ERROR
+from sightline.pipeline_step import EXIT_USER_ERROR, GOES_ON
 from sightline.steps import PIPELINE_STEPS
 from sightline_cluster.launch import PIPELINE_PROCESS
 
@@ -113,6 +113,7 @@ def steps_environment(scratch: Path) -> Iterator[None]:
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(temporary),
         PIPELINE_PROCESS: str(os.getpid()),
+        GOES_ON: "yes",  # the plan has been compared with what finished before
     }
     before, executable = dict(os.environ), sys.executable
     os.environ.update(changes)

@@ -3,8 +3,8 @@
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sightline.pretrain.config import PretrainConfig, require_given_weights
 from sightline.steps import PIPELINE_STEPS, Step
 from sightline.storage import join_uri, open_storage
 from sightline.storage.artifacts import ARTIFACTS_FILE
+from sightline.storage.finished import made_with
 from sightline.storage.settings import StorageConfig, use_storage_settings
 from sightline_cluster.config import ClusterConfig
 from sightline_cluster.launch import check_tasks
@@ -30,6 +31,8 @@ DATA = {
     "data_table": "table_uri",
 }
 """The pipeline's data parameters that become addresses of step prepare, and those."""
+
+_READ_FROM_OUTSIDE = {"prepare": DATA, "pretrain": {"data_initial_weights": "initial_weights_uri"}}
 
 STORAGE, CLUSTER = "storage", "cluster"
 """What settings of storage and of jobs are named after where others are named after their step."""
@@ -48,6 +51,8 @@ class Plan:
     configs: Mapping[str, StepConfig]
     storage: StorageConfig
     cluster: ClusterConfig
+    finished: Sequence[str] = ()
+    """The steps that finished before, where the run goes on."""
 
     @property
     def run_uri(self) -> str:
@@ -78,6 +83,8 @@ class Plan:
         ]
         lines = [f"run {self.run_id}, preset {self.preset}", f"  reads     {'; '.join(given)}"]
         lines.append(f"  writes    {self.run_uri}")
+        if self.finished:
+            lines.append(f"  goes on   after {', '.join(self.finished)}, as finished before")
         if reached := _changed(self.storage, "seed"):
             lines.append(f"  storage   {reached}")
         if placed := _changed(self.cluster, "seed"):
@@ -112,8 +119,9 @@ def make_plan(
         problems: What was wrong already when the arguments were read.
 
     Raises:
-        SettingsError: If anything is refused, data is missing, or the run's folder already holds
-            results; all problems at once. Then, if the cluster would not take the run's jobs.
+        SettingsError: If anything is refused, data is missing, or the run has finished, or finished
+            steps of other data or settings; all problems at once. Then, if the cluster would not
+            take the run's jobs.
         StorageUnavailableError: If an S3 server gives no answer.
     """
     problems = list(problems)
@@ -153,7 +161,7 @@ def make_plan(
             problems.append(f"pretrain: {error}")
     plan = Plan(_absolute(out), run_id, place, preset, configs, storage or StorageConfig(), cluster)
     if not problems:
-        problems += _results_in_the_way(plan)
+        plan = _after_finished_steps(plan, problems)
     if not problems and cluster.backend != "local":
         problems += _cluster_problems(plan)
     if problems:
@@ -292,17 +300,42 @@ def _is_local(uri: str) -> bool:
     return "://" not in uri or uri.startswith("file://")
 
 
-def _results_in_the_way(plan: Plan) -> list[str]:
+def _after_finished_steps(plan: Plan, problems: list[str]) -> Plan:
+    """Let a run go on after the steps that finished in it before, made as it would make them."""
+    where = f"run {plan.run_id} in {plan.out}"
     try:
         finished = finished_steps(plan)
+        if len(finished) == len(_STEPS):
+            problems.append(
+                f"{where} has finished, and results are never overwritten: choose another --run-id"
+            )
+        elif others := [text for step in finished for text in _made_otherwise(plan, step)]:
+            problems.append(
+                f"{where} holds finished steps ({', '.join(finished)}), which were made with other "
+                f"values ({'; '.join(others)}): give those, and it goes on, or choose another "
+                "--run-id"
+            )
     except UserError as error:
-        return [f"--out: {error}"]
-    if not finished:
-        return []
-    return [
-        f"run {plan.run_id} in {plan.out} already holds finished steps "
-        f"({', '.join(finished)}), and results are never overwritten: choose another --run-id"
-    ]
+        problems.append(f"--out: {error}")
+        return plan
+    return replace(plan, finished=finished)
+
+
+def _made_otherwise(plan: Plan, step: str) -> Iterator[str]:
+    made = made_with(join_uri(plan.run_uri, step))
+    for name, address in _READ_FROM_OUTSIDE.get(step, {}).items():
+        flag = "--" + name.removeprefix("data_").replace("_", "-")
+        yield from _difference(flag, made["uris"].get(address, ""), plan.data.get(name, ""))
+    config = plan.configs[step]
+    settings = config.to_json()
+    for name in sorted({*made["settings"], *settings} - config.changes_no_result):
+        there, here = made["settings"].get(name), settings.get(name)
+        yield from _difference(f"{step}.{name}", there, here)
+
+
+def _difference(name: str, there: Any, here: Any) -> Iterator[str]:
+    if there != here:
+        yield f"{name} {show_value(there)} there and {show_value(here)} here"
 
 
 def _cluster_problems(plan: Plan) -> list[str]:

@@ -65,6 +65,8 @@ class StepConfig(BaseModel):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"seed": {}}
     rules: ClassVar[Sequence[Rule]] = ()
+    changes_no_result: ClassVar[frozenset[str]] = frozenset()
+    """Settings that may differ when a step goes on: they say how it is computed, not what."""
 
     @model_validator(mode="after")
     def _follow_rules(self, info: ValidationInfo) -> Self:

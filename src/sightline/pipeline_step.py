@@ -7,6 +7,7 @@ that nothing here imports KFP.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -16,9 +17,11 @@ from typing import Any, Protocol
 
 from sightline.cli import complain
 from sightline.errors import SettingsError, UserError
-from sightline.steps import run_step
+from sightline.steps import COMMANDS, run_step
 from sightline.storage import StorageUnavailableError, fetch_artifacts, join_uri
+from sightline.storage.finished import read_finished
 from sightline.storage.settings import StorageConfig, use_storage_settings
+from sightline.telemetry import announce
 from sightline.training.preemption import (
     EXIT_PREEMPTED,
     AlreadyRunningError,
@@ -28,6 +31,10 @@ from sightline.training.preemption import (
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
+
+GOES_ON = "SIGHTLINE_RUN_GOES_ON"
+"""Variable that is set where a run may go on after steps that finished in it before; elsewhere, as
+in a run on a schedule, a finished step of the same name is another run's, and refused."""
 
 
 class Metrics(Protocol):
@@ -140,7 +147,24 @@ def run_pipeline_step(
                 f"settings_{name} repeats {', '.join(twice)}, which the pipeline carries "
                 "as a parameter of its own: give it there"
             )
-        return FinishedStep(out_uri, work(name, {**uris, "out_uri": out_uri}, settings, **own))
+        addresses = {**uris, "out_uri": out_uri}
+        metrics = _finished_before(name, addresses, {**settings, **own})
+        if metrics is None:
+            metrics = work(name, addresses, settings, **own)
+        return FinishedStep(out_uri, metrics)
+
+
+def _finished_before(
+    name: str, uris: Mapping[str, str], settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    if GOES_ON not in os.environ:
+        return None
+    step = COMMANDS[name]
+    parsed_uris, config = step.uris_class.from_values(uris), step.config_class.from_values(settings)
+    metrics = read_finished(parsed_uris, config, uris["out_uri"])
+    if metrics is not None:
+        announce(name, f"finished before in {uris['out_uri']}, and stays as it is")
+    return metrics
 
 
 @contextlib.contextmanager

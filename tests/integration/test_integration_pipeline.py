@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,12 +59,17 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(data, place):
+def given(data, place):
     (place / "settings.json").write_text(json.dumps(TINY_SETTINGS))
     given = ["--preset", "demo", "--out", "out", "--run-id", "first", "--gate-floor", "0"]
     given += ["--settings", "settings.json", "--table", data / "table.csv"]
     for kind in ("images", "labels", "boxes"):
         given += [f"--{kind}", data / kind]
+    return given
+
+
+@pytest.fixture(scope="module")
+def finished(given, place):
     done = run_pipeline(*given, cwd=place)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -131,13 +137,27 @@ def test_run_leaves_nothing_but_its_results(finished, place):
     ]
 
 
-def test_same_run_again_is_refused_before_any_work(data, finished, place):
-    again = run_pipeline(
-        "--labels", data / "labels", "--out", "out", "--run-id", "first", cwd=place
-    )
+def test_same_run_again_is_refused_before_any_work(given, finished, place):
+    again = run_pipeline(*given, cwd=place)
     assert again.returncode == 2
-    assert "choose another --run-id" in again.stderr
+    assert "has finished, and results are never overwritten: choose another" in again.stderr
     assert again.stdout == ""
+
+
+def test_run_that_was_stopped_goes_on_after_its_finished_steps(given, finished, run_folder, place):
+    for step in ("report", "promote"):  # as if it had been killed before these
+        shutil.rmtree(run_folder / step)
+    before = {path: path.stat().st_mtime_ns for path in sorted(run_folder.rglob("*"))}
+    again = run_pipeline(*given, cwd=place)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {path: path.stat().st_mtime_ns for path in before if path != run_folder} == {
+        path: moment for path, moment in before.items() if path != run_folder
+    }
+    kept = [
+        line.split(":")[0] for line in again.stdout.splitlines() if "finished before in" in line
+    ]
+    assert sorted(kept) == sorted(STEPS[:5])
+    assert (run_folder / "promote" / "artifacts.json").is_file()
 
 
 def test_folder_without_images_ends_the_run_with_2_and_is_told_once(tmp_path):

@@ -5,7 +5,8 @@ import pytest
 from pipelines.__main__ import main
 from pipelines.plan import make_plan, read_assignments
 from sightline.errors import SettingsError
-from sightline.storage import open_storage
+from sightline.steps import COMMANDS, PIPELINE_STEPS
+from sightline.storage import join_uri, new_artifacts, open_storage
 from sightline.storage.settings import StorageConfig
 
 NO_DATA = {"data_images": "", "data_labels": "", "data_boxes": "", "data_table": ""}
@@ -109,11 +110,47 @@ def test_folders_become_absolute_so_that_results_can_be_found_again(tmp_path):
     assert arguments["data_labels"] == ""
 
 
-def test_run_that_already_holds_results_is_refused_before_work(tmp_path):
-    step = tmp_path / "runs" / "first" / "prepare"
-    step.mkdir(parents=True)
-    (step / "artifacts.json").write_text("{}")
-    with pytest.raises(SettingsError, match=r"finished steps \(prepare\).*choose another --run-id"):
+def finish(step, out, uris=None, **settings):
+    """Leave what a step of run `first` leaves; where it read is as a plan of these tests says."""
+    config = COMMANDS[step].config_class.from_values(settings)
+    out_uri = join_uri(str(out), "runs", "first", step)
+    uris = COMMANDS[step].uris_class.model_construct(**(uris or {}), out_uri=out_uri)
+    with new_artifacts(step, uris, config, out_uri) as folder:
+        (folder / "metrics.json").write_text("{}")
+
+
+def test_run_that_was_stopped_goes_on_after_what_it_finished(tmp_path):
+    finish("prepare", tmp_path, {"images_uri": str(tmp_path / "images")})
+    finish("pretrain", tmp_path, epochs=5, log_steps=7)
+    going_on = plan(tmp_path, pretrain={"epochs": 5, "log_steps": 1}, finetune={"epochs": 3})
+    assert going_on.finished == ["prepare", "pretrain"]
+    assert "goes on   after prepare, pretrain" in going_on.describe()
+
+
+def test_run_goes_on_with_the_data_and_settings_that_it_began_with_alone(tmp_path):
+    finish("prepare", tmp_path, {"images_uri": "/others"})
+    finish("pretrain", tmp_path, {"initial_weights_uri": "/weights.pth"}, epochs=5)
+    with pytest.raises(SettingsError) as refusal:
+        plan(tmp_path, pretrain={"epochs": 6})
+    (told,) = refusal.value.problems
+    assert "holds finished steps (prepare, pretrain), which were made with other values" in told
+    assert f"--images /others there and {tmp_path / 'images'} here; " in told
+    assert "--initial-weights /weights.pth there and none here; " in told
+    assert "pretrain.epochs 5 there and 6 here)" in told
+    assert told.endswith("choose another --run-id")
+
+
+def test_run_that_has_finished_is_refused_before_work(tmp_path):
+    for step in PIPELINE_STEPS:
+        finish(step.name, tmp_path)
+    with pytest.raises(SettingsError, match=r"run first .* has finished.*choose another --run-id"):
+        plan(tmp_path)
+
+
+def test_finished_step_that_was_altered_is_refused_before_work(tmp_path):
+    finish("prepare", tmp_path, {"images_uri": str(tmp_path / "images")})
+    (tmp_path / "runs" / "first" / "prepare" / "config.json").write_text("{}")
+    with pytest.raises(SettingsError, match=r"prepare/config\.json"):
         plan(tmp_path)
 
 
@@ -243,8 +280,8 @@ def test_data_and_results_may_lie_in_a_bucket(s3_bucket):
     data = {"data_images": f"{s3_bucket}/in/images", "data_table": f"{s3_bucket}/in/table.csv"}
     made = plan(f"{s3_bucket}/out", data=data)
     assert made.run_uri == f"{s3_bucket}/out/runs/first"
-    bucket.write_bytes("out/runs/first/prepare/artifacts.json", b"{}")
-    with pytest.raises(SettingsError, match=r"finished steps \(prepare\).*choose another --run-id"):
+    finish("prepare", f"{s3_bucket}/out")
+    with pytest.raises(SettingsError, match=f"--images none there and {s3_bucket}/in/images here"):
         plan(f"{s3_bucket}/out", data=data)
 
 

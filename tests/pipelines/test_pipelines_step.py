@@ -3,8 +3,9 @@ import json
 import pytest
 from kfp import dsl
 
-from sightline.pipeline_step import FinishedStep, run_folder, run_pipeline_step
-from sightline.storage import StorageUnavailableError
+from sightline.pipeline_step import GOES_ON, FinishedStep, run_folder, run_pipeline_step
+from sightline.report.config import ReportConfig, ReportUris
+from sightline.storage import StorageUnavailableError, new_artifacts
 from sightline.storage.settings import StorageConfig
 
 SCORES = {
@@ -91,6 +92,25 @@ def test_step_without_data_is_skipped_through_the_pipelines_door(tmp_path):
     assert step.uri == str(tmp_path / "pretrain")
     assert json.loads((tmp_path / "pretrain" / "metrics.json").read_text()) == step.metrics
     assert "skipped" in step.metrics
+
+
+def test_step_that_finished_before_is_not_done_again_where_a_run_goes_on(
+    tmp_path, monkeypatch, capsys
+):
+    out_uri = str(tmp_path / "report")
+    uris, config = ReportUris(prepare_uri="there", out_uri=out_uri), ReportConfig(seed=3)
+    with new_artifacts("report", uris, config, out_uri) as folder:
+        (folder / "metrics.json").write_text('{"protocols": 3}')
+
+    def metrics_of(seed=3, prepare_uri="there"):
+        given = {"prepare_uri": prepare_uri}, {}, {"seed": seed}, {}
+        return run_pipeline_step("report", str(tmp_path), *given, lambda *_, **__: {}).metrics
+
+    assert metrics_of() == {}
+    monkeypatch.setenv(GOES_ON, "yes")
+    assert metrics_of() == {"protocols": 3}
+    assert capsys.readouterr().out.startswith(f"report: finished before in {out_uri}")
+    assert metrics_of(seed=4) == metrics_of(prepare_uri="elsewhere") == {}
 
 
 class AskedStep(list):

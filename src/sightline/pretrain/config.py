@@ -228,7 +228,6 @@ class PretrainConfig(StepConfig):
             "workers",
         }
     )
-    """Settings that may differ when a training goes on: they say how it is computed, not what."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "seed": {},
