@@ -152,16 +152,33 @@ def test_strips_are_put_together_however_many_are_decoded_at_once(
     np.testing.assert_array_equal(read(content).pixels, shown(values))
 
 
-@pytest.mark.parametrize("at_once", [1, 3000, 9000, 1 << 20])
-def test_tiles_are_put_together_however_many_are_decoded_at_once(at_once, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 300, 3000, 9000, 1 << 20])
+@pytest.mark.parametrize("planar", [1, 2])
+@pytest.mark.parametrize("side", [16, 64])
+def test_tiles_are_put_together_however_many_are_decoded_at_once(
+    side, planar, at_once, monkeypatch
+):
     monkeypatch.setattr(tiff_values, "_AT_ONCE_BYTES", at_once)
     monkeypatch.setattr(deep, "_AT_ONCE", min(at_once, 300))
     values = of_kind(COLOR, "u2")
-    tiles = np.pad(values, ((0, 8), (0, 8), (0, 0))).reshape(2, 16, 3, 16, 3).swapaxes(1, 2)
-    parts = [zlib.compress(tile.tobytes()) for tile in tiles.reshape(-1, 16, 16, 3)]
-    sizes = {322: [16], 323: [16], 325: [len(part) for part in parts]}
+    padded = np.pad(values, [(0, -24 % side), (0, -40 % side), (0, 0)], constant_values=9999)
+    planes = [padded] if planar == 1 else [padded[:, :, plane] for plane in range(3)]
+    parts = [
+        zlib.compress(plane[top : top + side, left : left + side].tobytes())
+        for plane in planes
+        for top in range(0, 24, side)
+        for left in range(0, 40, side)
+    ]
+    sizes = {322: [side], 323: [side], 325: [len(part) for part in parts], 284: [planar]}
     content = tiff_of({**fields_of(values, "<", 2), **sizes}, parts)
     np.testing.assert_array_equal(read(content).pixels, shown(values))
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+def test_tiles_of_more_bytes_than_any_picture_are_refused_however_small_the_picture(size):
+    fields = {256: [size], 257: [size], 258: [64] * 4, 259: [5], 262: [2], 277: [4], 338: [0]}
+    tiles = {322: [9984], 323: [4992], 325: [16], 339: [3] * 4}
+    assert refused(tiff_of({**fields, **tiles}, [bytes(16)])).startswith("more than 400 MB of val")
 
 
 @pytest.mark.parametrize("compression", [1, 8])

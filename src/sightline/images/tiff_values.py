@@ -60,7 +60,11 @@ def read_deep_tiff(tags: ImageFileDirectory_v2, content: bytes) -> DeepImage | N
         return None
     width, height, bits = tags[tag.IMAGEWIDTH], tags[tag.IMAGELENGTH], 8 * np.dtype(kind).itemsize
     refuse_size(width, height)
-    if width * height * samples * bits // 8 > _MOST_BYTES:
+    padded_width, padded_height = width, height  # libtiff decodes whole tiles
+    if tag.TILEOFFSETS in tags:
+        padded_width += -width % tags[tag.TILEWIDTH]
+        padded_height += -height % tags[tag.TILELENGTH]
+    if padded_width * padded_height * samples * bits // 8 > _MOST_BYTES:
         raise ImageError(f"more than {_MOST_BYTES // 1_000_000} MB of values: scale it down")
     check_tiff(tags, content)
     planes = _read_values(tags, content, np.dtype(kind), samples)
@@ -112,8 +116,7 @@ def _read_values(
             stored = next(bands)
             shape = (len(stored), across, part_width, together)
             undone = _undo_predictor(predictor, stored, shape, stored_kind)
-            seen = min(len(stored), height - top)  # tiles may reach beyond the picture
-            plane[top : top + seen] = undone.reshape(len(stored), -1, together)[:seen, :width]
+            plane[top : top + len(stored)] = undone.reshape(len(stored), -1, together)[:, :width]
             top += len(stored)
     return values
 
@@ -138,8 +141,10 @@ def _decode_bands(
         some = [first, *itertools.islice(parts, across * number - 1)]
         rows = sum(rows for _, rows in some[::across])
         with _Bytes(io.BytesIO(_say_bytes(tags, some, rows, across, part_bytes))) as image:
-            for _, band in bands_of(image):
-                yield band
+            for place, band in bands_of(image):
+                seen = length - top - place.start  # tiles may reach beyond the picture
+                if seen > 0:
+                    yield band[:seen]
         top = (top + rows) * (top + rows < length)
 
 
