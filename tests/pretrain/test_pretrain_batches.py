@@ -226,3 +226,30 @@ print(drawing.exitcode, [os.waitpid(process, os.WNOHANG)[0] for process in start
 def test_what_loader_processes_come_from_outlives_a_wish_to_end_to_the_whole_group():
     command = [sys.executable, "-c", ASKED_TO_END]
     assert subprocess.check_output(command, text=True) == "0 [0, 0]\n"
+
+
+HANGS_AT_THE_END = """
+import multiprocessing, os, signal
+import numpy as np, torch
+from sightline.data.stream import ArrayStream
+from sightline.pretrain import PretrainConfig
+from sightline.pretrain.batches import load_batches
+
+images = [np.zeros((32, 32, 3), np.uint8)] * 64
+config = PretrainConfig(image_size=32, global_batch_size=8, epochs=1, loader_processes=2)
+source = ArrayStream(images, None, batch_size=8, seed=0, lanes=8)
+batches = load_batches(source, config, torch.device("cpu"))
+next(batches)
+drawing = multiprocessing.active_children()
+print(*(process.pid for process in drawing), flush=True)
+for process in drawing:
+    os.kill(process.pid, signal.SIGSTOP)
+"""
+
+
+def test_a_loader_process_that_hangs_keeps_no_training_from_its_end():
+    command = [sys.executable, "-c", HANGS_AT_THE_END]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    drawing = ended.stdout.split()
+    assert len(drawing) == 2
+    assert not [number for number in drawing if Path(f"/proc/{number}").exists()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
@@ -275,13 +276,18 @@ def _ended_if_stalled(loader: DataLoader[DrawnViews], seconds: float) -> Iterato
     has_stalled = threading.Event()
 
     def end() -> None:
-        has_stalled.set()
         for process in drawing:
-            process.kill()  # one that hangs follows no SIGTERM
+            if process.is_alive():
+                process.kill()  # one that hangs follows no SIGTERM
 
+    def end_stalled() -> None:
+        has_stalled.set()
+        end()
+
+    atexit.register(end)  # Python's own end of them asks by SIGTERM, and waits without a limit
     try:
         while True:
-            watch = threading.Timer(seconds, end)
+            watch = threading.Timer(seconds, end_stalled)
             watch.daemon = True
             watch.start()
             try:
@@ -298,6 +304,10 @@ def _ended_if_stalled(loader: DataLoader[DrawnViews], seconds: float) -> Iterato
             f"no process that draws views answered for {seconds:g} s: most often the machine is "
             "out of memory or cores, so lower loader_processes, or raise stall_minutes"
         ) from None
+    finally:
+        del batches  # torch asks them, too, and waits for 5 s
+        end()
+        atexit.unregister(end)
 
 
 @contextlib.contextmanager
