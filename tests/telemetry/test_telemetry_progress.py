@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from sightline.telemetry import announce, count, format_duration, progress, show_step, track
+from sightline.telemetry import (
+    announce,
+    count,
+    format_duration,
+    print_answer,
+    print_line,
+    progress,
+    show_step,
+    track,
+)
 
 
 class Clock:
@@ -209,3 +218,13 @@ def test_line_for_a_stream_that_was_never_there_is_dropped(stream, monkeypatch):
     monkeypatch.setattr(sys, stream, None)
     announce("step", "one")
     show_step("step", 1, 1, 0, "loss 1", log_steps=1)
+
+
+@pytest.mark.parametrize("tell", [print_line, print_answer])
+def test_letters_that_the_output_has_not_are_written_as_python_writes_them_on_stderr(
+    tell, monkeypatch
+):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    tell("for Jürgen")
+    assert written.getvalue() == b"for J\\xfcrgen\n"

@@ -52,8 +52,7 @@ def print_answer(text: str) -> None:
     try:
         if not sys.stdout:  # it was closed before Python began
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-        sys.stdout.flush()
+        _put(text if text.endswith("\n") else f"{text}\n", sys.stdout)
     except OSError as error:
         if sys.stdout:
             _turn_to_nowhere(sys.stdout)
@@ -68,15 +67,22 @@ def _write(text: str, stream: TextIO | None) -> None:
         return
     with _printing:
         try:
-            # Not by print(), which KFP puts one of its own in the place of.
-            stream.write(text)
-            stream.flush()
+            _put(text, stream)
         except OSError as error:
             _turn_to_nowhere(stream)
             if stream is not sys.stderr:
                 why = error.strerror
                 told = f"sightline: nobody gets this output any more ({why}); the work goes on"
                 print_line(told, sys.stderr)
+
+
+def _put(text: str, stream: TextIO) -> None:
+    # Not by print(), which KFP puts one of its own in the place of.
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:  # an address has letters that ASCII, say, has not
+        stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+    stream.flush()
 
 
 def _on_terminal() -> bool:
