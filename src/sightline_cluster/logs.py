@@ -20,7 +20,13 @@ class PodLog:
     """Follows one pod's log in a thread, until the pod's end."""
 
     def __init__(
-        self, api: Api, pod: str, say: Say, tail: int | None, has_ended: Callable[[], bool]
+        self,
+        api: Api,
+        pod: str,
+        say: Say,
+        tail: int | None,
+        has_ended: Callable[[], bool],
+        is_there: Callable[[], bool],
     ) -> None:
         """Begin to follow.
 
@@ -29,13 +35,15 @@ class PodLog:
             pod: The pod's name.
             say: Receives each line.
             tail: How many earlier lines to begin with; None: all.
-            has_ended: Says whether the pod's container has ended, or is gone.
+            has_ended: Says whether the pod's container has ended, or is gone, as far as is known.
+            is_there: Asks the cluster whether it is this pod that has the name.
         """
         self._api = api
         self._pod = pod
         self._say = say
         self._tail = tail
         self._has_ended = has_ended
+        self._is_there = is_there
         self._told: list[tuple[datetime, bytes]] = []
         """When lines were written that a new connection repeats, as a moment and as their stamp;
         the last one is the last that was told."""
@@ -69,7 +77,10 @@ class PodLog:
             query["tailLines"] = str(self._tail)
         repeats = Counter(stamp for _, stamp in self._told)
         last = self._told[-1][0] if self._told else None
-        for line in self._api.log(self._pod, query):
+        for number, line in enumerate(self._api.log(self._pod, query)):
+            # Asked when the log has been opened: it is read by name, which one made anew has, too.
+            if not number and not self._is_there():
+                return
             stamp, _, text = line.partition(b" ")
             written = _moment(stamp)
             if written is None:  # words of the kubelet's own, such as why it has no log

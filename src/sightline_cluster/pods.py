@@ -75,10 +75,28 @@ class Pods:
         with self._changed:
             return uid not in self._present or uid in self._endings
 
+    def is_there(self, uid: str) -> bool:
+        """Ask the cluster whether a pod is there now, of which the watch may tell a moment later.
+
+        Raises:
+            ApiAwayError: If the API gives no answer.
+        """
+        return uid in [pod["metadata"]["uid"] for pod in self._api.pods(self._job)[0]]
+
     def replaced(self) -> int:
         """Return how often the pod that was replaced most often was."""
         with self._changed:
             return max((len(uids) - 1 for uids in self._uids.values()), default=0)
+
+    def ending_of_replaced(self) -> Ending | None:
+        """Return how the pod ended, the last time, that was replaced most often, if that was seen.
+
+        Of several that were, the one that ended last.
+        """
+        most = self.replaced()
+        with self._changed:
+            gone = {uids[-2] for uids in self._uids.values() if len(uids) == most + 1 > 1}
+            return next((e for u, e in reversed(self._endings.items()) if u in gone), None)
 
     def _keep_watching(self) -> None:
         while not self._stopped:

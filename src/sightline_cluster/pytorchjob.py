@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -50,6 +51,7 @@ _POLL_SECONDS = 2.0
 _USER_ERROR, _FROM_HERE_ON_STARTED_AGAIN = 2, 128
 _TAIL_LINES = 20
 _LAST_WORDS_SECONDS = 10.0
+_NOT_SEEN = "nobody saw how it ended, as when its pod is deleted by force or its node is lost"
 # Before each try to delete a job after a signal; a step in Kubeflow Pipelines has no time for two.
 _CANCEL_WAITS_SECONDS = (0.0, 0.5, 2.0)
 _LEAVE_AGAIN_SECONDS = 0.5
@@ -331,8 +333,8 @@ class PyTorchJobBackend:
             uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
             if uid not in self._logs and has_started(pod):
                 tail = _TAIL_LINES if self._was_found else None
-                ended = _ended(self._pods, uid)
-                self._logs[uid] = PodLog(self._api, name, print_line, tail, ended)
+                asked = partial(self._pods.has_ended, uid), partial(self._pods.is_there, uid)
+                self._logs[uid] = PodLog(self._api, name, print_line, tail, *asked)
         if self._logs:
             self._was_found = False  # pods that come from now on are told whole
 
@@ -383,9 +385,9 @@ class PyTorchJobBackend:
         self._endings_told += len(new)
         last = next(
             (ending for ending in reversed(new) if ending.reason in ("OOMKilled", "Evicted")),
-            self._last_ending(lambda ending: ending.code != 0),
+            self._pods.ending_of_replaced(),
         )
-        why = f" ({self._words(last)})" if last else ""
+        why = f" ({self._words(last) if last else _NOT_SEEN})"
         left = self._config.restarts - restarts
         if left < 0:
             self.cancel()
@@ -587,10 +589,6 @@ def _parent_of(process: int) -> int:
     # The second field, a command in parentheses, may hold blanks and parentheses of its own.
     fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[1])
-
-
-def _ended(pods: Pods, uid: str) -> Any:
-    return lambda: pods.has_ended(uid)
 
 
 def reap(

@@ -12,14 +12,14 @@ def follow(api, monkeypatch):
 
     monkeypatch.setattr("sightline_cluster.logs.time.sleep", lambda _: None)
 
-    def tell(*parts, tail=None):
+    def tell(*parts, tail=None, is_there=lambda: True):
         told, left = [], list(parts)
 
         def has_ended():
             api.logs["w-0"] = left.pop(0)
             return not left
 
-        log = PodLog(connect(), "w-0", told.append, tail, has_ended)
+        log = PodLog(connect(), "w-0", told.append, tail, has_ended, is_there)
         log.finish(20)
         assert not left
         return [line.removeprefix("w-0 | ") for line in told], log
@@ -77,3 +77,9 @@ def test_words_of_the_kubelets_own_carry_no_stamp_and_are_told_once(follow, api)
     api.refuse = lambda *_: answers.pop() if answers else None
     told, _ = follow(lines, lines, lines)
     assert told == [no_log.decode().strip(), *texts(lines)]
+
+
+def test_lines_of_the_pod_that_has_the_name_by_now_are_not_those_of_the_one_before(follow):
+    answers = iter([True, False])
+    old, new = CLOCK_SET_BACK[:2], [("2026-11-26T10:00:30Z", "of another pod")]
+    assert follow(old, new, is_there=lambda: next(answers))[0] == texts(old)
