@@ -36,14 +36,22 @@ def what_never_fits(quotas: Iterable[Manifest], job: Manifest, launcher: Manifes
             needed, taken = pods * asked.get(name, Fraction(0)), beside.get(name, Fraction(0))
             if needed and needed + taken > amount(allowed):
                 who = f"{pods} pods need" if pods > 1 else "pod needs"
-                also = f", and the launcher's own pod {float(taken):g}" if taken else ""
+                also = f", and the launcher's own pod {_told(taken)}" if taken else ""
                 return (
                     f"quota {quota['metadata']['name']} of namespace "
                     f"{job['metadata']['namespace']} allows {name} {allowed}, the job's {who} "
-                    f"{float(needed):g}{also}: ask for less by cluster.cpu, cluster.memory, "
+                    f"{_told(needed)}{also}: ask for less by cluster.cpu, cluster.memory, "
                     "cluster.gpus or workers, or raise the quota"
                 )
     return ""
+
+
+def _told(needed: Fraction) -> str:
+    """Return an amount as Kubernetes writes it: whole GiB or MiB, or a plain number."""
+    for unit, suffix in ((2**30, "Gi"), (2**20, "Mi")):
+        if needed >= unit and not needed % unit:
+            return f"{needed // unit}{suffix}"
+    return f"{float(needed):g}"
 
 
 def _of_pod(pod: Manifest) -> Amounts:

@@ -12,7 +12,7 @@ from sightline_cluster.images import DETECT, TRAIN
 
 
 @pytest.mark.long
-def test_pipeline_trains_on_the_cluster_from_images_to_a_report(namespace, bucket, tmp_path):
+def test_pipeline_that_is_killed_goes_on_from_images_to_a_report(namespace, bucket, tmp_path):
     few = ["--patients", "40", "--unlabelled-patients", "4"]
     data = tmp_path / "data"
     subprocess.run(
@@ -21,27 +21,33 @@ def test_pipeline_trains_on_the_cluster_from_images_to_a_report(namespace, bucke
     cluster = {"cpu": "1", "memory": "3Gi", "shared_memory": "512Mi", "scratch": "2Gi"}
     cluster["s3_endpoint_url"] = os.environ["TESTBED_S3_ENDPOINT_IN_CLUSTER"]
     small = {
-        "pretrain": {"image_size": 32, "global_batch_size": 16, "epochs": 1},
+        "pretrain": {"image_size": 32, "global_batch_size": 16, "epochs": 8},
         "evaluate": {"epochs": 2},
         "finetune": {"image_size": 32, "epochs": 1},
         "detect": {"image_size_px": 64, "epochs": 1, "max_local_gib": 1},
         "cluster": cluster,
     }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pipelines", "run", "--preset", "demo", "--workers", "2"),
-            *("--backend", "pytorchjob", "--run-id", "whole", "--out", f"{bucket}/out"),
-            *("--images", str(data / "images"), "--labels", str(data / "labels")),
-            *("--boxes", str(data / "boxes"), "--table", str(data / "table.csv")),
-            *("--settings", json.dumps(small)),
-        ],
-        env={**os.environ, "KUBECONFIG": str(namespace.kubeconfig("sightline-launcher"))},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1500,
-    )
+    command = [
+        *(sys.executable, "-m", "pipelines", "run", "--preset", "demo", "--workers", "2"),
+        *("--backend", "pytorchjob", "--run-id", "whole", "--out", f"{bucket}/out"),
+        *("--images", str(data / "images"), "--labels", str(data / "labels")),
+        *("--boxes", str(data / "boxes"), "--table", str(data / "table.csv")),
+        *("--settings", json.dumps(small)),
+    ]
+    options = {
+        "env": {**os.environ, "KUBECONFIG": str(namespace.kubeconfig("sightline-launcher"))},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    with subprocess.Popen(command, **options) as killed:
+        assert any("worker-0 | pretrain: epoch 1/8" in line for line in killed.stdout)
+        killed.kill()
+    namespace.wait_until_nothing_is_left("whole")  # its step hears of that
+    done = subprocess.run(command, **options, timeout=1500)
     assert done.returncode == 0, done.stdout
+    assert "prepare: finished before in" in done.stdout
+    assert "worker-0 | pretrain: going on from checkpoint" in done.stdout
     assert "reap: nothing was left running" in done.stdout
     ran = {}
     for job in namespace.get("pytorchjobs", "sightline.dev/run-id=whole"):

@@ -69,3 +69,11 @@ def test_launchers_pod_stays_as_long_as_its_job(job, launcher, enough, short):
 def test_launchers_pod_takes_a_place_among_pods(job):
     assert what_never_fits([quota("pods", "3")], job, pod("1")) == ""
     assert "and the launcher's own pod 1" in what_never_fits([quota("pods", "2")], job, pod("1"))
+
+
+@pytest.mark.parametrize(("memory", "told"), [("1Gi", "2Gi"), ("100Mi", "200Mi"), ("1G", "2e+09")])
+def test_memory_is_told_in_the_units_of_a_quota(task, memory, told):
+    config = ClusterConfig(memory=memory, shared_memory="10Mi")
+    job = render_pytorchjob(task(workers=2), config)
+    job["metadata"]["namespace"] = "team"
+    assert f"pods need {told}:" in what_never_fits([quota("limits.memory", "1k")], job, None)
