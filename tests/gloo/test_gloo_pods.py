@@ -101,6 +101,7 @@ def test_two_pods_learn_what_two_processes_of_one_machine_learn(
     assert losses_of(tmp_path / "pods") == losses_of(tmp_path / "one")
 
 
+@pytest.mark.long  # a cluster's tests show it, too
 def test_pod_that_is_asked_to_end_saves_with_the_other_and_both_are_started_again(
     pods, labelled_dataset, tmp_path
 ):
@@ -134,6 +135,7 @@ def test_pod_whose_other_hangs_says_so_and_is_started_again(pods, labelled_datas
     _signal_children(tmp_path, signal.SIGKILL)
 
 
+@pytest.mark.long  # a cluster's tests show it, too
 def test_what_the_user_can_mend_ends_the_job_in_the_users_words(pods, tmp_path):
     both = pods(str(tmp_path / "no-such-set"), tmp_path / "out")
     assert [pod.wait() for pod in both] == [2, 2], both[0].told

@@ -68,6 +68,7 @@ def test_a_killed_process_that_draws_views_costs_a_restart_and_changes_no_bit(
     assert result_of(tmp_path / "out") == uninterrupted(2, **passes)
 
 
+@pytest.mark.long  # a cluster's tests show it, too
 def test_a_killed_pod_goes_on_elsewhere_from_s3_alone(
     labelled_dataset, on_s3, s3_bucket, uninterrupted
 ):

@@ -31,14 +31,8 @@ def test_processes_that_draw_views_end_with_the_one_that_trains(labelled_dataset
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGTERM,
-        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
-        pytest.param(signal.SIGINT, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_an_end_told_to_all_processes_at_once_is_no_loss_of_those_that_draw(
     labelled_dataset, tmp_path, uninterrupted, number
 ):
@@ -97,7 +91,7 @@ def test_sigterm_saves_and_ends_with_75_and_no_step_is_computed_again(
         (signal.SIGTERM, os.killpg, "training"),
         pytest.param(signal.SIGHUP, os.killpg, "training", marks=pytest.mark.long),
         (signal.SIGINT, os.killpg, "before training"),
-        (signal.SIGINT, os.killpg, "training"),
+        pytest.param(signal.SIGINT, os.killpg, "training", marks=pytest.mark.long),
     ],
 )
 def test_several_workers_that_are_stopped_end_with_one_line(
@@ -159,6 +153,7 @@ def test_a_defect_of_one_worker_keeps_its_traceback_and_is_the_only_one(labelled
     assert "(torchrun ended with 1): ZeroDivisionError: division" in run.complaints[-1]
 
 
+@pytest.mark.long
 def test_sigterm_before_the_first_step_loses_nothing(labelled_dataset, tmp_path, uninterrupted):
     expected = uninterrupted(1)
     run = Run(labelled_dataset, tmp_path / "out").wait_for("pretrain: SimCLR on")
@@ -195,6 +190,7 @@ def test_of_two_with_the_same_run_one_trains_and_the_other_says_so(
     assert "holds the finished result of these very settings" in late.told
 
 
+@pytest.mark.long
 def test_clocks_that_are_wrong_by_a_day_change_no_order_name_or_bit(
     labelled_dataset, tmp_path, uninterrupted
 ):
