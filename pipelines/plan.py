@@ -327,10 +327,9 @@ def _made_otherwise(plan: Plan, step: str) -> Iterator[str]:
         flag = "--" + name.removeprefix("data_").replace("_", "-")
         yield from _difference(flag, made["uris"].get(address, ""), plan.data.get(name, ""))
     config = plan.configs[step]
-    settings = config.to_json()
-    for name in sorted({*made["settings"], *settings} - config.changes_no_result):
-        there, here = made["settings"].get(name), settings.get(name)
-        yield from _difference(f"{step}.{name}", there, here)
+    there, here = (config.what_counts(found) for found in (made["settings"], config.to_json()))
+    for name in sorted({*there, *here}):
+        yield from _difference(f"{step}.{name}", there.get(name), here.get(name))
 
 
 def _difference(name: str, there: Any, here: Any) -> Iterator[str]:

@@ -126,6 +126,10 @@ class StepConfig(BaseModel):
         """Return the values as JSON types, without those that are None."""
         return self.model_dump(mode="json", exclude_none=True)
 
+    def what_counts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of a step's settings, as JSON types, that its result depends on."""
+        return {name: v for name, v in settings.items() if name not in self.changes_no_result}
+
 
 class _BrokenRulesError(ValueError):
     def __init__(self, rules: Sequence[str]) -> None:

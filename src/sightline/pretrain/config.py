@@ -385,6 +385,13 @@ class PretrainConfig(StepConfig):
         ),
     )
 
+    def what_counts(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of a step's settings that its result depends on."""
+        counts = super().what_counts(settings)
+        if self.batch_norm == "per_worker" and "workers" in settings:
+            counts["workers"] = settings["workers"]  # of how many images each sees the statistics
+        return counts
+
 
 def require_given_weights(initial_weights_uri: str, config: PretrainConfig) -> None:
     """Refuse the sha256 of weights that are not given.

@@ -12,7 +12,7 @@ from sightline.encoders import save_encoder
 from sightline.encoders.files import local_weights
 from sightline.pretrain.config import PretrainConfig, PretrainUris
 from sightline.pretrain.curves import draw_curves, write_history, write_steps
-from sightline.pretrain.finished import read_finished, what_counts
+from sightline.pretrain.finished import read_finished
 from sightline.pretrain.temperature import temperature_figure
 from sightline.pretrain.train import Pretrained, pretrain_from
 from sightline.pretrain.watch import write_events
@@ -44,7 +44,7 @@ def train_and_publish(uris: PretrainUris, config: PretrainConfig) -> dict[str, A
         dataset = open_dataset(uris.dataset_uri)
         _announce_plan(dataset, config)
         source = _open_stream(dataset, config)
-        identity = {**what_counts(config.to_json(), config), "dataset": dataset.digest}
+        identity = {**config.what_counts(config.to_json()), "dataset": dataset.digest}
         with ExitStack() as stack:
             weights = None
             if uris.initial_weights_uri:

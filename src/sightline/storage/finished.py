@@ -13,12 +13,15 @@ from sightline.storage.base import NotFoundError
 def read_finished(uris: StepUris, config: StepConfig, out_uri: str) -> dict[str, Any] | None:
     """Return the metrics of a finished result of these very addresses and settings, if it is there.
 
+    Settings that change no result may differ.
+
     Raises:
         UserError: If a file of it is not what was published.
     """
     try:
         made = made_with(out_uri)
-        if (made["uris"], made["settings"]) != (uris.to_json(), config.to_json()):
+        mine, theirs = (config.what_counts(found) for found in (config.to_json(), made["settings"]))
+        if made["uris"] != uris.to_json() or mine != theirs:
             return None
         metrics = read_json(fetch_artifacts(out_uri, ["metrics.json"]) / "metrics.json")
     except NotFoundError:
