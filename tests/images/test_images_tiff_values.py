@@ -174,6 +174,13 @@ def test_tiles_are_put_together_however_many_are_decoded_at_once(
     np.testing.assert_array_equal(read(content).pixels, shown(values))
 
 
+@pytest.mark.parametrize(("width", "height"), [(0, 16), (16, 0)])
+def test_tiles_of_no_size_are_refused_by_it(width, height):
+    tiles = {322: [width], 323: [height], 325: [16]}
+    content = tiff_of({**fields_of(of_kind(GRAY, "u2"), "<", 1), **tiles}, [bytes(16)])
+    assert refused(content) == f"{width} x {height} pixels"
+
+
 @pytest.mark.parametrize("size", [1, 5000])
 def test_tiles_of_more_bytes_than_any_picture_are_refused_however_small_the_picture(size):
     fields = {256: [size], 257: [size], 258: [64] * 4, 259: [5], 262: [2], 277: [4], 338: [0]}

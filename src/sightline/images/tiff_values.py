@@ -62,8 +62,10 @@ def read_deep_tiff(tags: ImageFileDirectory_v2, content: bytes) -> DeepImage | N
     refuse_size(width, height)
     padded_width, padded_height = width, height  # libtiff decodes whole tiles
     if tag.TILEOFFSETS in tags:
-        padded_width += -width % tags[tag.TILEWIDTH]
-        padded_height += -height % tags[tag.TILELENGTH]
+        tile_width, tile_height = tags[tag.TILEWIDTH], tags[tag.TILELENGTH]
+        refuse_size(tile_width, tile_height)  # neither is 0
+        padded_width += -width % tile_width
+        padded_height += -height % tile_height
     if padded_width * padded_height * samples * bits // 8 > _MOST_BYTES:
         raise ImageError(f"more than {_MOST_BYTES // 1_000_000} MB of values: scale it down")
     check_tiff(tags, content)
